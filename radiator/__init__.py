@@ -1,0 +1,3 @@
+"""radiator: a STOMP message broker with the confidence of a database."""
+
+__version__ = "0.1.0"
