@@ -1,0 +1,69 @@
+from collections.abc import Iterable
+from typing import final
+
+__all__ = [
+    "Frame",
+    "Parser",
+    "encode_frame",
+    "encode_message",
+    "encode_receipt",
+    "escape",
+    "translate_block",
+    "unescape",
+]
+
+CLIENT_COMMANDS: frozenset[str]
+BODY_COMMANDS: frozenset[str]
+BLOCK_COMMANDS: frozenset[str]
+CONNECT_COMMANDS: frozenset[str]
+HIDDEN_HEADERS: frozenset[str]
+HIDDEN_PREFIX: str
+KNOWN_HEADERS: frozenset[str]
+
+@final
+class Frame:
+    @property
+    def command(self) -> str: ...
+    @property
+    def headers(self) -> dict[str, str]: ...
+    @property
+    def receipt(self) -> bytes | None: ...
+    @property
+    def block(self) -> bytes: ...
+    @property
+    def plain(self) -> bool: ...
+    @property
+    def body(self) -> bytes: ...
+    def __init__(
+        self,
+        command: str,
+        headers: dict[str, str],
+        receipt: bytes | None = None,
+        block: bytes = b"",
+        plain: bool = True,
+        body: bytes = b"",
+    ) -> None: ...
+
+@final
+class Parser:
+    version: int
+    @property
+    def buffered(self) -> int: ...
+    @property
+    def mid_frame(self) -> bool: ...
+    def __init__(
+        self, *, max_frame: int, max_headers: int, max_header_line: int, commands: frozenset[str] = ...
+    ) -> None: ...
+    def receive_data(self, data: bytes | memoryview) -> None: ...
+    def next_frame(self) -> Frame | None: ...
+    def unread(self) -> None: ...
+    def clear(self) -> None: ...
+
+def encode_frame(command: str, headers: Iterable[tuple[str, str]], body: bytes, version: int) -> bytes: ...
+def encode_message(
+    subscription: bytes | None, queue: int, id: int, ack: int, deliveries: int, block: bytes, body: bytes
+) -> bytes: ...
+def encode_receipt(receipt: bytes) -> bytes: ...
+def escape(value: str, version: int) -> bytes: ...
+def translate_block(block: bytes, source: int, target: int) -> bytes: ...
+def unescape(value: bytes, version: int) -> str: ...
