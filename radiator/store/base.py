@@ -132,7 +132,10 @@ class Store(ABC):
 
     @abstractmethod
     def read(self, queue: StoreQueue, id: int) -> Message | None:
-        """The in-flight message `id` once more (for a dead letter); None while it is not in memory: on_ready follows."""
+        """The in-flight message `id` once more (for a dead letter); None while it is not in memory: on_ready follows.
+
+        CorruptRecord where it is damaged or gone: it leaves the queue by itself, there is nothing to settle.
+        """
 
     @abstractmethod
     def release(self, queue: StoreQueue, ids: Sequence[int], delivered: bool) -> None:

@@ -1,0 +1,171 @@
+"""The data directory: its names, its FORMAT file, its creation and its lock.
+
+It must never touch what is in a segment, and never make a store out of a directory that holds anything else.
+Called by: `engine.FileStore.open` and whoever inspects a store.
+
+    lock                    flock for the daemon's life, empty
+    FORMAT                  text, written last at creation: a directory without it is no store
+    watermark               two slots, see `watermark`
+    log/00000001.seg …      segments, see `segment`; a .tmp is a birth that did not happen
+    quarantine/             segments with damage that are no longer needed
+
+FORMAT is ASCII, one `name value` a line; the last line is the CRC-32 of all before it, as 8 hexadecimal digits:
+
+    radiator-store 1                      the version of the format
+    id 0123456789abcdef0123456789abcdef   the store's own id, in every batch header
+    compatible 0                          feature bits: unknown ones may be ignored
+    read-only 0                           with unknown ones the store may be read, not written
+    incompatible 0                        with unknown ones the store must be left alone
+    crc32 89abcdef
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+from zlib import crc32
+
+from radiator.errors import StoreDamaged, StoreFailed, StoreLocked
+from radiator.store.file.fsio import Fsio
+
+__all__ = [
+    "VERSION",
+    "Format",
+    "Names",
+    "check_directory",
+    "encode_format",
+    "lock_directory",
+    "read_format",
+    "replace_file",
+]
+
+VERSION = 1
+_SEGMENT_NAME = re.compile(r"([0-9]{8,10})\.seg")
+_FORMAT = re.compile(
+    rb"radiator-store ([0-9]{1,9})\nid ([0-9a-f]{32})\ncompatible ([0-9]{1,20})\nread-only ([0-9]{1,20})\n"
+    rb"incompatible ([0-9]{1,20})\ncrc32 ([0-9a-f]{8})\n"
+)
+_BEFORE_FORMAT = frozenset(("lock", "log", "quarantine", "watermark", "watermark.tmp", "FORMAT.tmp"))
+
+
+class Names:
+    """The paths of one data directory."""
+
+    __slots__ = ("directory", "format", "lock", "log", "quarantine", "watermark")
+
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+        self.lock = os.path.join(directory, "lock")
+        self.format = os.path.join(directory, "FORMAT")
+        self.watermark = os.path.join(directory, "watermark")
+        self.log = os.path.join(directory, "log")
+        self.quarantine = os.path.join(directory, "quarantine")
+
+    def segment(self, number: int) -> str:
+        """Where segment `number` is."""
+        return os.path.join(self.log, f"{number:08d}.seg")
+
+    def segments(self, fsio: Fsio) -> list[int]:
+        """The numbers of the segments that are there, ascending."""
+        found = (_SEGMENT_NAME.fullmatch(name) for name in fsio.list_directory(self.log))
+        return sorted(int(match[1]) for match in found if match is not None)
+
+
+class Format(NamedTuple):
+    """What FORMAT says."""
+
+    store_id: bytes
+    version: int = VERSION
+    compatible: int = 0
+    read_only: int = 0
+    incompatible: int = 0
+
+
+def encode_format(form: Format) -> bytes:
+    """The bytes of FORMAT."""
+    text = (
+        f"radiator-store {form.version}\nid {form.store_id.hex()}\ncompatible {form.compatible}\n"
+        f"read-only {form.read_only}\nincompatible {form.incompatible}\n"
+    ).encode()
+    return text + b"crc32 %08x\n" % crc32(text)
+
+
+def _decode_format(data: bytes, path: str) -> Format:
+    match = _FORMAT.fullmatch(data)
+    if match is None or int(match[6], 16) != crc32(data[: match.start(6) - len(b"crc32 ")]):
+        raise StoreDamaged(
+            f"{path} is damaged: this may be a store, but which one and of what version cannot be told; "
+            "restore FORMAT from a backup of this data directory, nothing was changed"
+        )
+    form = Format(bytes.fromhex(match[2].decode()), *(int(match[group]) for group in (1, 3, 4, 5)))
+    if form.version != VERSION or form.incompatible or form.read_only:
+        raise StoreDamaged(
+            f"{path} says format version {form.version}, features {form.read_only}/{form.incompatible}: this radiator "
+            f"writes version {VERSION} without features; use the newer radiator that wrote the store"
+        )
+    return form
+
+
+def read_format(fsio: Fsio, names: Names) -> Format | None:
+    """What FORMAT says; None where there is no such file. StoreDamaged where it is not readable as one."""
+    try:
+        fd = fsio.open(names.format)
+    except FileNotFoundError:
+        return None
+    try:
+        return _decode_format(bytes(fsio.read(fd, 0, 4096)), names.format)
+    finally:
+        fsio.close(fd)
+
+
+def check_directory(fsio: Fsio, names: Names) -> bool:
+    """True where there is a FORMAT, False where a store may be created: nothing there, or a creation cut short.
+
+    StoreDamaged for anything else. A creation cut short is told by what it holds: FORMAT comes last, and until then
+    there is at most the birth of segment 1, which never holds a message.
+    """
+    try:
+        entries: Sequence[str] = fsio.list_directory(names.directory)
+    except FileNotFoundError:
+        return False
+    if "FORMAT" in entries:
+        return True
+    strange = [name for name in entries if name not in _BEFORE_FORMAT]
+    for inner, allowed in ((names.log, ("00000001.seg", "00000001.seg.tmp")), (names.quarantine, ())):
+        if not strange and os.path.basename(inner) in entries:
+            strange = [os.path.join(inner, name) for name in fsio.list_directory(inner) if name not in allowed]
+    if strange:
+        raise StoreDamaged(
+            f"{names.directory} has no FORMAT file but is not empty ({strange[0]!r} is there): no store is made in it; "
+            "choose an empty directory, or restore FORMAT from a backup if this was a store"
+        )
+    return False
+
+
+def lock_directory(fsio: Fsio, names: Names) -> int:
+    """Hold the data directory; the descriptor of the lock. StoreLocked where another process does."""
+    try:
+        return fsio.lock(names.lock)
+    except BlockingIOError:
+        raise StoreLocked(
+            f"{names.directory} is in use by another radiator; stop that one or choose another data directory"
+        ) from None
+    except OSError as error:
+        raise StoreFailed(f"{names.lock}: {error.strerror}: the data directory cannot be locked") from error
+
+
+def replace_file(fsio: Fsio, path: str, data: bytes) -> None:
+    """Write a small file under a temporary name, sync, rename, sync the directory: whole or as before."""
+    temporary = f"{path}.tmp"
+    fd = fsio.open(temporary, create=True)
+    try:
+        done = 0
+        while done < len(data):
+            done += fsio.write(fd, data[done:], done)
+        fsio.sync(fd)
+    finally:
+        fsio.close(fd)
+    fsio.rename(temporary, path)
+    fsio.sync_directory(os.path.dirname(path))

@@ -1,0 +1,179 @@
+"""Every file operation of the store, behind one small interface: the real disk here, a simulated one in the tests.
+
+It must never decide anything: no retry, no format, no policy. Errors are OSError, as the kernel gave them; only the
+reads that must not block answer None instead. Paths are whole, offsets and lengths are bytes.
+Called by: everything in `store.file` that touches a file; nothing in `store.file` touches one in another way.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import sys
+from typing import Protocol
+
+__all__ = ["Fsio", "RealFsio"]
+
+_RWF_NOWAIT: int = getattr(os, "RWF_NOWAIT", 0)
+_FULLFSYNC: int = getattr(fcntl, "F_FULLFSYNC", 0)
+_UNSUPPORTED = frozenset((errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS))
+
+
+class Fsio(Protocol):
+    """What the store needs of a file system."""
+
+    def make_directory(self, path: str) -> None:
+        """Make a directory and those above it; one that exists is fine."""
+
+    def list_directory(self, path: str) -> list[str]:
+        """The names in a directory, sorted. FileNotFoundError where there is none."""
+
+    def sync_directory(self, path: str) -> None:
+        """Make every name change in `path` durable."""
+
+    def lock(self, path: str) -> int:
+        """A file descriptor that holds the lock file until it is closed. BlockingIOError where another one does."""
+
+    def open(self, path: str, *, write: bool = False, create: bool = False) -> int:
+        """Open a file; `create` makes it or empties it, and opens it for writing."""
+
+    def close(self, fd: int) -> None:
+        """Close it."""
+
+    def size(self, fd: int) -> int:
+        """Bytes in the file."""
+
+    def read(self, fd: int, offset: int, length: int) -> bytes | memoryview:
+        """`length` bytes; fewer only where the file ends."""
+
+    def read_nowait(self, fd: int, offset: int, length: int) -> bytes | memoryview | None:
+        """All `length` bytes if that needs no device; None where any is not in memory, or this cannot be told."""
+
+    def write(self, fd: int, data: bytes | bytearray | memoryview, offset: int) -> int:
+        """Write some bytes, at least one; how many."""
+
+    def sync_data(self, fd: int) -> None:
+        """Make all contents of the file durable (fdatasync)."""
+
+    def sync(self, fd: int) -> None:
+        """Make contents and metadata of the file durable (fsync)."""
+
+    def allocate(self, fd: int, length: int) -> None:
+        """Reserve the space of `length` bytes from the file's start; it reads as zeros. OSError ENOSPC where full."""
+
+    def truncate(self, fd: int, length: int) -> None:
+        """Cut the file to `length` bytes."""
+
+    def drop_cache(self, fd: int) -> None:
+        """Forget the file's clean pages, so that the next read asks the device."""
+
+    def rename(self, source: str, target: str) -> None:
+        """Give a file another name in the same directory, replacing what had it."""
+
+    def unlink(self, path: str) -> None:
+        """Take a name away."""
+
+
+class RealFsio:
+    """The operating system's files. Safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._nowait = _RWF_NOWAIT != 0 and hasattr(os, "preadv")
+
+    def make_directory(self, path: str) -> None:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+
+    def list_directory(self, path: str) -> list[str]:
+        return sorted(os.listdir(path))
+
+    def sync_directory(self, path: str) -> None:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def lock(self, path: str) -> int:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(fd)
+            raise
+        return fd
+
+    def open(self, path: str, *, write: bool = False, create: bool = False) -> int:
+        flags = os.O_RDWR if write or create else os.O_RDONLY
+        if create:
+            flags |= os.O_CREAT | os.O_TRUNC
+        return os.open(path, flags, 0o600)
+
+    def close(self, fd: int) -> None:
+        os.close(fd)
+
+    def size(self, fd: int) -> int:
+        return os.fstat(fd).st_size
+
+    def read(self, fd: int, offset: int, length: int) -> bytes | memoryview:
+        data = os.pread(fd, length, offset)
+        if len(data) == length or not data:
+            return data
+        pieces = [data]  # one call reads at most 2 GiB, and any read may be cut short
+        done = len(data)
+        while done < length:
+            data = os.pread(fd, length - done, offset + done)
+            if not data:
+                break
+            pieces.append(data)
+            done += len(data)
+        return b"".join(pieces)
+
+    def read_nowait(self, fd: int, offset: int, length: int) -> bytes | memoryview | None:
+        if not self._nowait:
+            return None
+        buffer = bytearray(length)
+        try:
+            count = os.preadv(fd, (buffer,), offset, _RWF_NOWAIT)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            if error.errno not in _UNSUPPORTED:
+                return None  # the blocking read that follows meets the same error, where it can be judged
+            self._nowait = False
+            return None
+        return memoryview(buffer) if count == length else None
+
+    def write(self, fd: int, data: bytes | bytearray | memoryview, offset: int) -> int:
+        return os.pwrite(fd, data, offset)
+
+    def sync_data(self, fd: int) -> None:
+        if _FULLFSYNC:
+            fcntl.fcntl(fd, _FULLFSYNC)  # fsync on macOS leaves the data in the device's cache
+        else:
+            os.fdatasync(fd)
+
+    def sync(self, fd: int) -> None:
+        if _FULLFSYNC:
+            fcntl.fcntl(fd, _FULLFSYNC)
+        else:
+            os.fsync(fd)
+
+    def allocate(self, fd: int, length: int) -> None:
+        if sys.platform == "darwin":
+            os.ftruncate(fd, length)
+        else:
+            os.posix_fallocate(fd, 0, length)
+
+    def truncate(self, fd: int, length: int) -> None:
+        os.ftruncate(fd, length)
+
+    def drop_cache(self, fd: int) -> None:
+        if sys.platform != "darwin":
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def rename(self, source: str, target: str) -> None:
+        os.rename(source, target)
+
+    def unlink(self, path: str) -> None:
+        os.unlink(path)

@@ -1,0 +1,330 @@
+"""The shared log while it is written: the open batch, the one at the disk, the newest segment, what is synced.
+
+It must never have two batches at the disk, say that something is synced before it is, or go on after a failed write or
+sync. Called by: `engine.FileStore`, which owns one from the start to the stop.
+
+    open batch ─flush─▶ sync worker: write (+ fdatasync) ─completed─▶ ledger.apply ─▶ landed(number)
+        ▲                                                   │
+        └── the next one fills meanwhile                    └── its address was given when it was closed
+
+    newest segment full, or none of this run yet: the batch waits while the next segment is born (a job); nothing is at
+    the disk then, so the opening batch states exactly the end of the log.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+from collections.abc import Callable
+from typing import Any, Literal, NoReturn
+
+from radiator.errors import StoreFailed
+from radiator.store.file.format import Names
+from radiator.store.file.fsio import Fsio
+from radiator.store.file.ledger import Ledger
+from radiator.store.file.reclaim import dead_segments, unlink
+from radiator.store.file.record import BatchWriter, decode_batch
+from radiator.store.file.recovery import Recovered
+from radiator.store.file.segment import OPENING_OFFSET, Birth, Segment, address_of
+from radiator.store.file.syncer import JobRunner, SyncWorker
+from radiator.store.file.watermark import Watermark, write_watermark
+
+__all__ = ["Log", "Policy"]
+
+Policy = Literal["always", "interval", "never"]
+
+_QUIET_SECONDS = 0.05
+"""The watermark follows the last sync after this time without another."""
+
+
+class _Flight:
+    """What the sync worker has in hand: a batch, or (without a writer) only a sync."""
+
+    __slots__ = ("data", "number", "sync", "writer")
+
+    def __init__(self, writer: BatchWriter | None, data: memoryview, number: int, sync: bool) -> None:
+        self.writer = writer
+        self.data = data
+        self.number = number
+        self.sync = sync
+
+
+class Log:
+    """`landed(number)` is called when the batch `number` is where the policy wants it and the ledger has it.
+
+    `filling` is the open batch and `number` its number: whoever appends writes into it. `failed` is the error after
+    which nothing more is done. `wall_ms` becomes the creation time of segments.
+    """
+
+    __slots__ = (
+        "_flight",
+        "_free",
+        "_fsio",
+        "_job_runs",
+        "_jobs",
+        "_landed",
+        "_ledger",
+        "_mark_at",
+        "_mark_next",
+        "_marked",
+        "_names",
+        "_ours",
+        "_policy",
+        "_segment_bytes",
+        "_sequence",
+        "_store_id",
+        "_sync_wanted",
+        "_synced",
+        "_syncer",
+        "_wall_ms",
+        "failed",
+        "filling",
+        "number",
+        "tail",
+    )
+
+    def __init__(
+        self,
+        recovered: Recovered,
+        landed: Callable[[int], None],
+        *,
+        names: Names,
+        store_id: bytes,
+        fsio: Fsio,
+        syncer: SyncWorker,
+        jobs: JobRunner,
+        policy: Policy,
+        segment_bytes: int,
+        wall_ms: int,
+    ) -> None:
+        self.failed: StoreFailed | None = None
+        self.filling = BatchWriter(store_id)
+        self.number = 1
+        self.tail: Segment = recovered.tail
+        self._names = names
+        self._store_id = store_id
+        self._fsio = fsio
+        self._syncer = syncer
+        self._jobs = jobs
+        self._policy = policy
+        self._segment_bytes = segment_bytes
+        self._wall_ms = wall_ms
+        self._landed = landed
+        self._ledger: Ledger = recovered.ledger
+        self._flight: _Flight | None = None
+        self._free: list[BatchWriter] = []
+        # This run has a segment of its own: a start always opens a new one with its first write.
+        self._ours = False
+        self._job_runs = False
+        self._sync_wanted = False
+        # A clean stop synced everything, and after an unclean one the recovery did.
+        self._synced = self._marked = self._mark_next = self.tail.end_address
+        self._mark_at = 0.0
+        self._sequence = recovered.watermark.sequence if recovered.watermark is not None else 0
+
+    @property
+    def synced(self) -> bool:
+        """Everything written is known to be synced, and nothing is at the disk."""
+        return self._flight is None and self._synced == self.tail.end_address
+
+    # ------------------------------------------------------------------ batches
+
+    def flush(self) -> None:
+        """Hand the open batch to the sync worker if that is idle. StoreFailed after a failure."""
+        self.check_alive()
+        if self._flight is None:
+            self._submit()
+
+    def sync_soon(self) -> None:
+        """Sync what is written with the next batch, or without one."""
+        self._sync_wanted = True
+        self.flush()
+
+    def _submit(self) -> None:
+        """The sync worker is idle: give it the open batch, or see to it that this can be done."""
+        self.check_alive()
+        writer = self.filling
+        tail = self.tail
+        if writer.empty:
+            if self._sync_wanted and not self._job_runs:
+                if self._synced < tail.end_address:
+                    self._flight = _Flight(None, memoryview(b""), 0, True)
+                    self._syncer.submit(tail.fd, b"", 0, True)
+                else:
+                    self._sync_wanted = False
+            return
+        if not self._ours or tail.end >= self._segment_bytes:
+            if not self._job_runs:
+                self._begin_birth()
+            return
+        sync = self._sync_wanted or self._policy == "always"
+        # Fixed here, after the last completion: below `_synced` everything is on the disk, whatever becomes of this.
+        data = writer.finish(tail.end_address, self._synced)
+        self._flight = _Flight(writer, data, self.number, sync)
+        self.filling = self._free.pop() if self._free else BatchWriter(self._store_id)
+        self.number += 1
+        self._syncer.submit(tail.fd, data, tail.end, sync)
+
+    def completed(self) -> None:
+        """Take what the sync worker and the jobs have done, and keep the sync worker at work."""
+        self.check_alive()
+        if self._flight is not None:
+            result = self._syncer.result()
+            if result is not None:
+                self._take(self._flight, *result)
+        self._jobs.collect()
+        self.flush()
+
+    def _take(self, flight: _Flight, written: int, errno: int) -> None:
+        """A batch is where the policy wants it (or a sync is done): now, and only now, it takes effect."""
+        tail = self.tail
+        length = len(flight.data)
+        if errno or written != length:
+            what = os.strerror(errno) if errno else f"only {written} of {length} bytes were written"
+            doing = "writing and syncing" if flight.writer is not None else "syncing"
+            self.fail(f"{self._names.segment(tail.number)}: {doing} at offset {tail.end} failed: {what}")
+        start = tail.end_address
+        tail.end += length
+        if flight.sync:
+            self._synced = tail.end_address
+            self._sync_wanted = False
+        self._flight = None
+        writer = flight.writer
+        if writer is None:
+            self._upkeep()
+            return
+        if tail.end < self._segment_bytes and not self.filling.empty:
+            self._submit()  # the disk goes on while the loop applies this one
+        self._ledger.apply(decode_batch(flight.data, start, self._store_id, False), tail)
+        flight.data.release()
+        writer.clear()
+        self._free.append(writer)
+        self._upkeep()
+        self._landed(flight.number)
+
+    # ------------------------------------------------------------------ segments
+
+    def _begin_birth(self) -> None:
+        """Let the next segment be born in a job; nothing is at the disk, so the ledger is the end of the log."""
+        tail = self.tail
+        number = tail.number + 1
+        writer = BatchWriter(self._store_id)
+        self._ledger.state_into(writer)
+        start = address_of(number, OPENING_OFFSET)
+        self._sequence += 1
+        birth = Birth(
+            self._fsio,
+            self._names,
+            self._store_id,
+            number,
+            writer.finish(start, start, opening=True),
+            capacity=self._segment_bytes,
+            created_ms=self._wall_ms,
+            sequence=self._sequence,
+            predecessor=tail,
+            sync_predecessor=self._synced < tail.end_address,
+            # What stands behind the end of an inherited tail is evidence.
+            cut_predecessor=self._ours,
+        )
+        self._run(birth.happen, self._born, f"{self._names.segment(number)} cannot be made")
+
+    def _born(self, segment: Segment) -> None:
+        self.tail = self._ledger.segments[segment.number] = segment
+        self._ours = True
+        self._synced = self._marked = segment.end_address
+        self._sync_wanted = False
+        if self._flight is None:
+            self._submit()
+        self._upkeep()
+
+    def _upkeep(self) -> None:
+        """Unlink what is dead, once everything that killed it is synced."""
+        if self._job_runs or not self._ours:
+            return
+        dead = dead_segments(self._ledger, self.tail)
+        if not dead:
+            return
+        if self._synced < self.tail.end_address:
+            # "always" and an interval come to it by themselves.
+            self._sync_wanted = self._sync_wanted or self._policy == "never"
+            return
+
+        def gone(_: None) -> None:
+            for segment in dead:
+                del self._ledger.segments[segment.number]
+                self._ledger.emptied.discard(segment)
+                self._fsio.close(segment.fd)
+
+        what = f"{self._names.segment(dead[0].number)} cannot be unlinked"
+        self._run(lambda: unlink(self._fsio, self._names, dead), gone, what)
+
+    def _run(self, function: Callable[[], Any], done: Callable[[Any], None], what: str) -> None:
+        """Run the one job at a time that changes names in the data directory, or the watermark."""
+        self._job_runs = True
+
+        def finished(result: Any, error: BaseException | None) -> None:
+            self._job_runs = False
+            if error is not None:
+                if not isinstance(error, OSError):
+                    raise error
+                self.fail(f"{what}: {error.strerror or error}")
+            done(result)
+
+        self._jobs.run(function, finished)
+
+    # ------------------------------------------------------------------ the watermark and the end
+
+    def mark(self, now: float) -> float | None:
+        """Let the watermark follow the last sync once it is quiet; when to come again, None for nothing to do."""
+        if self._synced == self._marked:
+            return None if self._flight is None else now + _QUIET_SECONDS
+        if self._mark_next != self._synced:
+            self._mark_next = self._synced
+            self._mark_at = now + _QUIET_SECONDS
+        if now < self._mark_at:
+            return self._mark_at
+        if not self._job_runs and self._flight is None:
+            self._sequence += 1
+            mark = Watermark(self._sequence, self._synced, clean=False)
+
+            def marked(_: None) -> None:
+                self._marked = max(self._marked, mark.address)
+
+            self._run(
+                lambda: write_watermark(self._fsio, self._names.watermark, self._store_id, mark, sync=False),
+                marked,
+                f"{self._names.watermark} cannot be written",
+            )
+        return now + _QUIET_SECONDS
+
+    def stop(self) -> None:
+        """Wait until everything appended is on the disk, sync it whatever the policy, and say where the log ends."""
+        poll = select.poll()
+        descriptors = [fd for fd in (self._syncer.fileno(), self._jobs.fileno()) if fd >= 0]
+        for fd in descriptors:
+            poll.register(fd, select.POLLIN)
+        self.flush()
+        while self._flight is not None or self._job_runs or not self.filling.empty:
+            self.completed()
+            if descriptors and (self._flight is not None or self._job_runs):
+                poll.poll(1000)
+        if not self._ours:
+            return  # nothing was written: the directory is as it was found
+        fsio, tail = self._fsio, self.tail
+        try:
+            fsio.truncate(tail.fd, tail.end)
+            fsio.sync(tail.fd)
+            mark = Watermark(self._sequence + 1, tail.end_address, clean=True)
+            write_watermark(fsio, self._names.watermark, self._store_id, mark, sync=True)
+        except OSError as error:
+            self.fail(f"{self._names.segment(tail.number)}: the last sync failed: {error.strerror or error}")
+
+    def check_alive(self) -> None:
+        """StoreFailed after a failure, the same one for ever."""
+        if self.failed is not None:
+            raise self.failed
+
+    def fail(self, what: str) -> NoReturn:
+        """Final: the kernel has dropped the pages, so a retry would lie. Counts as a power cut."""
+        self.failed = StoreFailed(f"{what}; nothing more is acknowledged; mend the disk, then start again")
+        raise self.failed

@@ -1,0 +1,268 @@
+"""The file engine on the real disk: kill -9 with an outside oracle, the lock, policies, and who may sync when."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from radiator.errors import StoreFailed, StoreLocked
+from radiator.message import Message
+from radiator.store.base import Unit
+from radiator.store.file.engine import FileStore
+from radiator.store.file.fsio import RealFsio
+from radiator.store.file.syncer import InlineJobs, InlineSyncer
+
+WRITER = """
+import os, sys
+from radiator.message import Message
+from radiator.store.base import Unit
+from radiator.store.file.engine import FileStore
+
+store = FileStore(sys.argv[1], fsync=sys.argv[2], segment_bytes=65536)
+store.open(0.0, 1, lambda *_: None)
+queue = store.declare("/queue/a")
+waiting = []
+
+def told(number):
+    while waiting and waiting[0][0] <= number:
+        os.write(1, waiting.pop(0)[1])
+
+store.durable = told
+count = int(sys.argv[3])
+while True:
+    unit = Unit()
+    unit.put(Message(12, True, b"a:b\\n", b"%d" % count), [queue])
+    line = b"sent %d\\n" % count
+    tried = b"sending %d\\n" % count
+    count += 1
+    for delivery in store.claim(queue, 1, 4096) if count % 3 == 0 else []:
+        unit.settle(queue, delivery.id)
+        line += b"gone %s\\n" % delivery.message.body
+        tried += b"acking %s\\n" % delivery.message.body
+    os.write(1, tried)
+    waiting.append((store.append(unit), line))
+    store.flush()
+    store.completed()
+"""
+
+
+class Counting(RealFsio):
+    """Counts what reaches the disk."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[str] = []
+
+    def sync_data(self, fd: int) -> None:
+        self.calls.append("sync_data")
+        super().sync_data(fd)
+
+    def write(self, fd: int, data: Any, offset: int) -> int:
+        self.calls.append("write")
+        return super().write(fd, data, offset)
+
+
+def new_store(path: Path, fsync: Any = "always", **options: Any) -> FileStore:
+    fsio = options.pop("fsio", None) or RealFsio()
+    store = FileStore(
+        str(path),
+        fsync=fsync,
+        segment_bytes=options.pop("segment_bytes", 65536),
+        fsio=fsio,
+        syncer=InlineSyncer(fsio),
+        jobs=InlineJobs(),
+        **options,
+    )
+    store.open(0.0, 1)
+    return store
+
+
+def turn(store: FileStore) -> None:
+    store.flush()
+    for _ in range(3):
+        store.completed()
+
+
+def put(store: FileStore, *bodies: bytes) -> int:
+    unit = Unit()
+    for body in bodies:
+        unit.put(Message(12, True, b"a:b\n", body), [store.declare("/queue/a")])
+    return store.append(unit)
+
+
+def found(path: Path) -> list[bytes]:
+    store = new_store(path)
+    queue = store.declare("/queue/a")
+    bodies = []
+    while queue.ready:
+        bodies += [delivery.message.body for delivery in store.claim(queue, 100, 1 << 20) if delivery.message]
+        store.completed()
+    store.close()
+    return bodies
+
+
+@pytest.mark.parametrize("fsync", ["always", "never"])
+def test_kill_nine_loses_nothing_that_was_told(tmp_path: Path, fsync: str) -> None:
+    path = tmp_path / "store"
+    heard: dict[bytes, set[int]] = {word: set() for word in (b"sending", b"acking", b"sent", b"gone")}
+    for round_number in range(3):
+        first = max(heard[b"sending"], default=0) + 1000
+        arguments = [sys.executable, "-c", WRITER, str(path), fsync, str(first)]
+        with subprocess.Popen(arguments, stdout=subprocess.PIPE) as writer:
+            assert writer.stdout is not None
+            lines: list[bytes] = []
+            while sum(line.startswith(b"gone") for line in lines) < 20 + 7 * round_number:
+                lines.append(writer.stdout.readline())
+                assert lines[-1], "the writer ended by itself"
+            writer.send_signal(signal.SIGKILL)
+            lines += writer.stdout.read().splitlines(keepends=True)
+        for line in lines:
+            if line.endswith(b"\n"):
+                word, number = line.split()
+                heard[word].add(int(number))
+    left = [int(body) for body in found(path)]
+    assert left == sorted(left)
+    assert heard[b"sent"] - heard[b"acking"] <= set(left) <= heard[b"sending"]
+    assert not heard[b"gone"] & set(left)
+
+
+def test_a_second_store_on_the_directory_is_refused(tmp_path: Path) -> None:
+    store = new_store(tmp_path / "store")
+    with pytest.raises(StoreLocked, match="in use by another radiator"):
+        new_store(tmp_path / "store")
+    store.close()
+    new_store(tmp_path / "store").close()
+
+
+def test_a_directory_that_cannot_be_made_is_a_failure(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StoreFailed, match="file"):
+        new_store(tmp_path / "file" / "store")
+
+
+def test_a_hundred_appends_of_a_turn_are_one_write_and_one_sync(tmp_path: Path) -> None:
+    fsio = Counting()
+    store = new_store(tmp_path / "store", fsio=fsio)
+    put(store, b"first")
+    turn(store)
+    fsio.calls.clear()
+    for number in range(100):
+        put(store, b"%d" % number)
+    turn(store)
+    assert fsio.calls == ["write", "sync_data"]
+    store.close()
+
+
+def test_never_syncs_only_where_it_must(tmp_path: Path) -> None:
+    fsio = Counting()
+    store = new_store(tmp_path / "store", "never", fsio=fsio)
+    put(store, b"first")
+    turn(store)
+    fsio.calls.clear()
+    number = put(store, b"second")
+    turn(store)
+    assert (store.committed, fsio.calls) == (number, ["write"])
+    store.tick(100.0)
+    turn(store)
+    assert fsio.calls == ["write"]
+    put(store, bytes(70000))
+    turn(store)
+    put(store, b"in the next segment")
+    turn(store)
+    assert "sync_data" in fsio.calls
+    store.close()
+
+
+def test_the_interval_syncs_when_idle_too(tmp_path: Path) -> None:
+    fsio = Counting()
+    store = new_store(tmp_path / "store", "interval", interval_ms=50, fsio=fsio)
+    put(store, b"first")
+    turn(store)
+    number = put(store, b"second")
+    turn(store)
+    fsio.calls.clear()
+    assert store.committed == number
+    deadline = store.tick(0.04)
+    assert deadline is not None
+    assert deadline <= 0.051
+    assert fsio.calls == []
+    store.tick(0.051)
+    assert fsio.calls == ["sync_data"]
+    turn(store)
+    for step in range(10):
+        assert store.tick(0.2 + step * 0.06) is not None
+        turn(store)
+    assert fsio.calls.count("sync_data") == 1
+    store.close()
+
+
+def test_the_watermark_follows_a_quiet_sync(tmp_path: Path) -> None:
+    store = new_store(tmp_path / "store")
+    put(store, b"first")
+    turn(store)
+    before = (tmp_path / "store/watermark").read_bytes()
+    deadline = store.tick(1.0)
+    assert deadline == pytest.approx(1.05)
+    assert (tmp_path / "store/watermark").read_bytes() == before
+    store.tick(1.06)
+    store.completed()
+    assert (tmp_path / "store/watermark").read_bytes() != before
+    assert store.tick(2.0) is None
+    store.close()
+
+
+def test_dead_segments_are_unlinked_and_space_is_given_back(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    store = new_store(path)
+    queue = store.declare("/queue/a")
+    for _ in range(40):
+        put(store, bytes(9000))
+        turn(store)
+        for delivery in store.claim(queue, 10, 1 << 20):
+            unit = Unit()
+            unit.settle(queue, delivery.id)
+            store.append(unit)
+            turn(store)
+    store.close()
+    assert len(list((path / "log").iterdir())) <= 2
+    assert sum(file.stat().st_size for file in (path / "log").iterdir()) < 3 * 65536
+    assert found(path) == []
+
+
+def test_descriptors_are_given_back(tmp_path: Path) -> None:
+    before = sorted(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else []
+    for _ in range(3):
+        store = FileStore(str(tmp_path / "store"), segment_bytes=65536)
+        store.open(0.0, 1)
+        put(store, bytes(70000), b"x")
+        store.close()
+    if before:
+        assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+def test_a_read_that_must_not_wait_says_cold_where_it_cannot_tell(tmp_path: Path, monkeypatch: Any) -> None:
+    fsio = RealFsio()
+    fd = fsio.open(str(tmp_path / "file"), create=True)
+    fsio.write(fd, b"0123456789", 0)
+    warm = fsio.read_nowait(fd, 2, 4)
+    assert warm is None or bytes(warm) == b"2345"
+    assert fsio.read_nowait(fd, 8, 4) is None
+    calls: list[int] = []
+
+    def refuse(*arguments: Any) -> int:
+        calls.append(1)
+        raise OSError(errno.EOPNOTSUPP, "not here")
+
+    monkeypatch.setattr(os, "preadv", refuse)
+    assert fsio.read_nowait(fd, 0, 1) is None
+    assert fsio.read_nowait(fd, 0, 1) is None
+    assert len(calls) <= 1
+    assert bytes(fsio.read(fd, 2, 100)) == b"23456789"
+    fsio.close(fd)
