@@ -1,0 +1,404 @@
+"""The broker: every destination by name, every client, and handing ready messages out at the end of a turn.
+
+    Client.send ─▶ Queue/Fanout/Topic ─▶ commit ─▶ store.append        (during a turn: memory only)
+    dispatch:  dirty queues ─claim─▶ rings ─▶ Client.hold ─▶ Peer.deliver      (at its end)
+    durable(n): what waited for the disk in other engines, then the receipts
+
+It must never touch bytes of a protocol, a file, a clock or a greenlet, and never promise a receipt before `committed`
+reached its number. Called by: the server (builds it, `dispatch`), the session (through its `Client`), the file store
+(`durable`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+from radiator.broker.catalogue import Catalogue, shown
+from radiator.broker.client import Client
+from radiator.broker.fanout import Fanout
+from radiator.broker.graveyard import Ticket
+from radiator.broker.peer import Peer
+from radiator.broker.queue import Queue
+from radiator.broker.topic import Topic
+from radiator.broker.transaction import Parts
+from radiator.config.schema import Config, Destination
+from radiator.errors import ConfigError, Refused, StoreBusy
+from radiator.message import Message
+from radiator.store.base import Store, StoreQueue, Unit
+from radiator.store.memory import Bounds, MemoryStore
+
+__all__ = ["Broker", "Report", "Target"]
+
+TOTALS = ("ready", "in_flight", "put", "delivered", "acked", "returned", "dead_lettered", "dropped")
+
+Report = Callable[..., None]
+"""Told the name of an event and its fields: `report("queue_unconfigured", queue="/queue/a", ready=3)`."""
+
+
+class Target(Protocol):
+    """Anything that a SEND can go to."""
+
+    name: str
+
+    def put(self, message: Message) -> int:
+        """Take `message` now; the number at which it is durable."""
+
+    def stage(self, message: Message, parts: Parts) -> None:
+        """Take `message` with the rest of a unit."""
+
+
+class Later(NamedTuple):
+    """The part of a unit in memory, which waits until `number` is durable."""
+
+    number: int
+    memory: Unit | None
+    publications: list[tuple[Topic, Message]]
+
+
+class Broker:
+    """Routing over an opened file store (None: no persistent queues) and a memory store.
+
+    `wake` is called when `dispatch` has work, `wall_ms` gives milliseconds since the epoch, `escape(value, version)`
+    writes a header value in wire form, `report` takes what an operator should know. ConfigError where the stored queues
+    and the configuration do not go together.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        file_store: Store | None,
+        memory_store: MemoryStore,
+        *,
+        wall_ms: Callable[[], int],
+        escape: Callable[[str, int], bytes],
+        report: Report,
+    ) -> None:
+        self.config = config
+        self.file_store = file_store
+        self.memory_store = memory_store
+        self.wall_ms = wall_ms
+        self.escape = escape
+        self.report = report
+        self.wake: Callable[[], None] = _nobody
+        self.committed = 0 if file_store is None else file_store.committed
+        self.catalogue = Catalogue(config)
+        self.targets: dict[str, Target] = {}
+        self.queues: dict[StoreQueue, Queue] = {}
+        self.clients: set[Client] = set()
+        self.filled: list[Queue] = []
+        self.waiters: deque[tuple[int, Client]] = deque()
+        self.deferred_topics: dict[str, int] = {}
+        self._dirty: deque[Queue] = deque()
+        self._later: deque[Later] = deque()
+        self._stuck: list[Queue] = []
+        self._to_close: list[Client] = []
+        self._publications = 0
+        self._adopt()
+        for settings in self.catalogue.exact.values():
+            if settings.type == "queue" and settings.name not in self.targets:
+                self._make_queue(settings)
+        for settings in self.catalogue.exact.values():
+            if settings.type != "queue":
+                self._make(settings)
+        if len(self.queues) > config.limits.queues:
+            raise ConfigError(f"limits.queues is {config.limits.queues}, but there are {len(self.queues)} queues")
+        if file_store is not None:
+            file_store.durable = self.durable
+
+    def client(self, peer: Peer) -> Client:
+        """The broker's side of a new connection whose session is `peer`."""
+        client = Client(self, peer)
+        self.clients.add(client)
+        return client
+
+    # -- destinations
+
+    def create(self, name: str) -> Target:
+        """Make the destination `name` (of a topic, just one to publish into). Refused where that is not allowed."""
+        settings = self.catalogue.settings(name)
+        if settings.type == "topic":
+            return Topic(self, name, drop_slow=settings.slow == "drop", kept=False)
+        self._check_limit()
+        return self._make(settings)
+
+    def consumable(self, name: str) -> Queue | Topic:
+        """The queue or topic that a SUBSCRIBE names, made where that is allowed. Refused where not, or for a fanout."""
+        target = self.targets.get(name)
+        if target is None:
+            target = self.create(name)
+            self.targets[name] = target
+        if isinstance(target, (Queue, Topic)):
+            return target
+        raise Refused(f"{shown(name)} is a fanout: subscribe to one of its queues")
+
+    def forsake(self, topic: Topic) -> None:
+        """A subscriber has left `topic`: one that is not configured goes with its last."""
+        if not topic.kept and not topic.subscriptions:
+            self.targets.pop(topic.name, None)
+
+    def dead_letters_of(self, queue: Queue) -> Queue | None:
+        """Where the dead letters of `queue` go; None: nowhere."""
+        found = None if queue.dead_letter is None else self.targets.get(queue.dead_letter)
+        return found if isinstance(found, Queue) else None
+
+    def next_publication(self) -> int:
+        """The number of the next message published to any topic."""
+        self._publications += 1
+        return self._publications
+
+    def _check_limit(self) -> None:
+        limit = self.config.limits.queues
+        if len(self.queues) >= limit:
+            raise Refused(f"too many queues: limits.queues is {limit}")
+
+    def _make(self, settings: Destination) -> Target:
+        """Make a destination as `settings` say; the queues of a fanout are there already."""
+        if settings.type == "queue":
+            return self._make_queue(settings)
+        target: Target
+        if settings.type == "topic":
+            target = Topic(self, settings.name, drop_slow=settings.slow == "drop", kept=True)
+        else:
+            queues = tuple(found for name in settings.queues if isinstance(found := self.targets[name], Queue))
+            target = Fanout(self, settings.name, queues)
+        self.targets[settings.name] = target
+        return target
+
+    def _make_queue(self, settings: Destination, handle: StoreQueue | None = None, refusal: str = "") -> Queue:
+        """The queue that `settings` describe, declared in its store, or around a stored `handle`."""
+        store: Store = self.memory_store
+        if settings.persistent:
+            if self.file_store is None:
+                raise Refused(f"{shown(settings.name)} is persistent, and there is no store on disk")
+            store = self.file_store
+        elif handle is None:
+            memory = self.memory_store.declare(settings.name)
+            memory.bounds = Bounds(
+                settings.max_messages or Bounds().max_messages,
+                settings.max_bytes or Bounds().max_bytes,
+                settings.overflow == "drop-oldest",
+            )
+            handle = memory
+        queue = Queue(
+            self,
+            settings.name,
+            store,
+            handle if handle is not None else store.declare(settings.name),
+            persistent=settings.persistent,
+            max_deliveries=settings.max_deliveries,
+            dead_letter=settings.dead_letter,
+            refusal=refusal,
+        )
+        self.targets[settings.name] = queue
+        self.queues[queue.handle] = queue
+        return queue
+
+    def _adopt(self) -> None:
+        """Take over the stored queues; ConfigError where one with messages is configured as something else."""
+        if self.file_store is None:
+            return
+        for handle in list(self.file_store.queues()):
+            name = handle.name
+            stored = handle.ready + handle.in_flight
+            settings = self.catalogue.find(name)
+            if settings is None:
+                self.report("queue_unconfigured", queue=name, messages=stored)
+                refusal = f"{shown(name)} is not configured any more: it can be consumed, not sent to"
+                self._make_queue(Destination(name, "queue", persistent=True), handle, refusal)
+            elif settings.type == "queue" and settings.persistent:
+                self._make_queue(settings, handle)
+            elif stored:
+                wanted = "a memory queue" if settings.type == "queue" else f"a {settings.type}"
+                raise ConfigError(
+                    f"{name} is configured as {wanted}, but {stored} messages of it are on disk: "
+                    f"configure it as a persistent queue, consume them, and change it then"
+                )
+            else:
+                self.report("queue_dropped", queue=name)
+                self.file_store.drop(handle)
+
+    # -- units
+
+    def commit(self, parts: Parts) -> int:
+        """Do all of `parts`, or nothing; the number at which what is on disk is durable.
+
+        The part in memory is checked and its room reserved first; it is applied when that number is durable, where it
+        cannot fail, and never before what was deferred earlier. Refused, StoreBusy: nothing happened.
+        """
+        durable = parts.durable
+        memory = parts.memory
+        if durable is not None:
+            assert self.file_store is not None
+            if durable.puts and not self.file_store.has_room():
+                raise StoreBusy
+            self.file_store.check(durable)
+        if memory is not None:
+            self.memory_store.check(memory)
+        number = 0
+        if durable is not None and self.file_store is not None:
+            number = self.file_store.append(durable)
+            self._count(durable)
+        if memory is None and not parts.publications:
+            return number
+        if memory is not None:
+            self._count(memory)
+        if number > self.committed or self._is_behind(parts):
+            self._defer(number, parts)
+        else:
+            if memory is not None:
+                self.memory_store.append(memory)
+            for topic, message in parts.publications:
+                topic.publish(message)
+        return number
+
+    def _count(self, unit: Unit) -> None:
+        for _, handles in unit.puts:
+            for handle in handles:
+                self.queues[handle].put_count += 1
+
+    def _is_behind(self, parts: Parts) -> bool:
+        """Would any of this overtake what its destination is still waiting for?"""
+        if not self._later:
+            return False
+        if any(topic.name in self.deferred_topics for topic, _ in parts.publications):
+            return True
+        return parts.memory is not None and any(
+            handle.reserved_messages  # type: ignore[attr-defined]
+            for _, handles in parts.memory.puts
+            for handle in handles
+        )
+
+    def _defer(self, number: int, parts: Parts) -> None:
+        if parts.memory is not None:
+            self.memory_store.reserve(parts.memory)
+        for topic, _ in parts.publications:
+            self.deferred_topics[topic.name] = self.deferred_topics.get(topic.name, 0) + 1
+        # What has no number of its own (0) follows what it must not overtake: they are applied in this order.
+        self._later.append(Later(number, parts.memory, parts.publications))
+
+    def durable(self, number: int) -> None:
+        """The file store's batches up to `number` have reached what the fsync policy promises."""
+        self.committed = number
+        later = self._later
+        while later and later[0].number <= number:
+            self._apply(later.popleft())
+        waiters = self.waiters
+        while waiters and waiters[0][0] <= number:
+            # Also where the client is closed: a session that ends still gives out the receipts it owes.
+            waiters.popleft()[1].peer.release_receipts(number)
+        if self._stuck:
+            stuck, self._stuck = self._stuck, []
+            for queue in stuck:
+                queue.mark()
+
+    def _apply(self, later: Later) -> None:
+        if later.memory is not None:
+            self.memory_store.apply(later.memory)
+        for topic, message in later.publications:
+            left = self.deferred_topics[topic.name] - 1
+            if left:
+                self.deferred_topics[topic.name] = left
+            else:
+                del self.deferred_topics[topic.name]
+            # A topic that is not configured may have come and gone meanwhile.
+            current = self.targets.get(topic.name)
+            if isinstance(current, Topic):
+                current.publish(message)
+
+    def reached(self, mark: tuple[int, Ticket | None]) -> bool:
+        """May a receipt with this mark (of `Client.receipt_mark`) leave?"""
+        number, ticket = mark
+        if number > self.committed:
+            return False
+        return ticket is None or (ticket.number is not None and ticket.number <= self.committed)
+
+    # -- the end of a turn
+
+    def mark(self, queue: Queue) -> None:
+        """`queue` has become dirty."""
+        self._dirty.append(queue)
+        if len(self._dirty) == 1:
+            self.wake()
+
+    def retry(self, queue: Queue) -> None:
+        """`queue` could not bury its dead letters: let it try again after the next completion."""
+        if queue not in self._stuck:
+            self._stuck.append(queue)
+
+    def close_later(self, client: Client) -> None:
+        """`client` has failed: let the next dispatch close it, when nobody walks the lists it stands in."""
+        self._to_close.append(client)
+        self.wake()
+
+    def dispatch(self) -> None:
+        """Hand out ready messages: afterwards none stands beside a consumer with room for it, unless it is on its way
+        from the disk."""
+        while self._to_close:
+            self._to_close.pop().close()
+        dirty = self._dirty
+        while dirty:
+            queue = dirty.popleft()
+            queue.dirty = False
+            queue.hand_out()
+        filled = self.filled
+        if filled:
+            for queue in filled:
+                if queue.local:
+                    ids = [delivery.id for delivery in queue.local]
+                    queue.local.clear()
+                    queue.waiting = True
+                    queue.store.release(queue.handle, ids, False)
+            filled.clear()
+
+    # -- figures
+
+    def stats(self) -> dict[str, Any]:
+        """Figures for whoever asks: of every queue and topic, and totals. Not for hot paths."""
+        queues = {
+            queue.name: {
+                "ready": queue.handle.ready,
+                "in_flight": queue.handle.in_flight,
+                "consumers": sum(len(seat.subscriptions) for seat in queue.seats.values()),
+                "put": queue.put_count,
+                "delivered": queue.delivered,
+                "acked": queue.acked,
+                "returned": queue.returned,
+                "dead_lettered": queue.dead_lettered,
+                "dropped": queue.dropped + getattr(queue.handle, "dropped", 0),
+            }
+            for queue in self.queues.values()
+        }
+        topics = {
+            target.name: {
+                "subscribers": len(target.subscriptions),
+                "published": target.published,
+                "dropped": target.dropped,
+            }
+            for target in self.targets.values()
+            if isinstance(target, Topic)
+        }
+        return {
+            "clients": len(self.clients),
+            "queues": queues,
+            "topics": topics,
+            "published": self._publications,
+            "totals": {
+                figure: sum(queue[figure] for queue in queues.values())
+                for figure in (
+                    "ready",
+                    "in_flight",
+                    "put",
+                    "delivered",
+                    "acked",
+                    "returned",
+                    "dead_lettered",
+                    "dropped",
+                )
+            },
+        }
+
+
+def _nobody() -> None:
+    """The server that has not been told of yet."""

@@ -1,0 +1,68 @@
+"""A topic: every subscriber connected now gets the message; nothing is kept, nothing is acknowledged.
+
+It must never wait for a subscriber: one whose output would pass `limits.output` is disconnected, or misses the message
+where the topic says `slow: drop`. One message always fits an empty output.
+Called by: `broker.client` (SEND, SUBSCRIBE), `broker.broker` (what a transaction publishes).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from radiator.broker.transaction import Parts
+
+if TYPE_CHECKING:
+    from radiator.broker.broker import Broker
+    from radiator.broker.subscription import TopicSubscription
+    from radiator.message import Message
+
+__all__ = ["Topic"]
+
+
+class Topic:
+    """One topic. `kept` topics are configured; others live as long as somebody subscribes to them."""
+
+    __slots__ = ("broker", "drop_slow", "dropped", "kept", "name", "published", "subscriptions")
+
+    def __init__(self, broker: Broker, name: str, *, drop_slow: bool, kept: bool) -> None:
+        self.broker = broker
+        self.name = name
+        self.drop_slow = drop_slow
+        self.kept = kept
+        self.subscriptions: list[TopicSubscription] = []
+        self.published = 0
+        self.dropped = 0
+
+    def put(self, message: Message) -> int:
+        """Publish `message`; 0, for there is nothing to wait for."""
+        if self.name in self.broker.deferred_topics:
+            # What its sender sent before is still waiting for the disk: never overtake it.
+            parts = Parts()
+            self.stage(message, parts)
+            return self.broker.commit(parts)
+        self.publish(message)
+        return 0
+
+    def stage(self, message: Message, parts: Parts) -> None:
+        """Let `message` be published with the rest of a unit."""
+        parts.publications.append((self, message))
+
+    def publish(self, message: Message) -> None:
+        """Append `message` to the output of every subscriber, now."""
+        self.published += 1
+        broker = self.broker
+        number = broker.next_publication()
+        size = len(message.block) + len(message.body)
+        limit = broker.config.limits.output
+        for subscription in self.subscriptions:
+            client = subscription.client
+            if client.failed:
+                continue
+            waiting = client.peer.output_bytes
+            if waiting and waiting + size > limit:
+                if self.drop_slow:
+                    self.dropped += 1
+                else:
+                    client.fail(f"too slow: {waiting} bytes wait for you, limits.output is {limit}")
+            else:
+                client.peer.publish(subscription, message, number)
