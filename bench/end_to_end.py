@@ -3,6 +3,8 @@
     pytest bench/end_to_end.py                                benchmark; fails under 1000 messages/s
     python bench/end_to_end.py [--loadgen PATH]               figures of the twin in use, one JSON line each
 
+Both run the radiator that is installed (`PYTHONPATH=.` for the source tree).
+
 `--loadgen PATH` is an outside load generator that takes `-p stomp -a HOST -P PORT -m put|get -n N -s BYTES -c PRODUCERS
 -C CONSUMERS -w WINDOW -M PID`; without it `bench/load.py` makes the load (slower itself: it is Python). The data
 directory is a temporary one below the working directory unless `--directory` says otherwise: /tmp may be no disk.

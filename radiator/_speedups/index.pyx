@@ -3,6 +3,8 @@
 
 Names, signatures, errors and results are the pure twin's, which is the specification; it is never imported here. A
 slot has 16 bytes; chunks of up to 4096 stand in a sorted table, each with a window of slots that grows with use.
+
+Over 500 lines, since a twin is one module, and this one a single data structure.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -602,8 +604,9 @@ cdef class QueueIndex:
                 edges[edge_count] = chunk
                 edge_count += 1
             at += 1
-        memmove(self.chunks + kept, self.chunks + at, (self.chunk_count - at) * sizeof(Chunk *))
-        self.chunk_count -= at - kept
+        if kept < at:
+            memmove(self.chunks + kept, self.chunks + at, (self.chunk_count - at) * sizeof(Chunk *))
+            self.chunk_count -= at - kept
         for edge in range(<size_t>edge_count):
             self.count_open(edges[edge])
             if not edges[edge].open:

@@ -2,7 +2,9 @@
 """Records, batches and segment headers as bytes: the compiled twin of `radiator.store.file.record_pure`.
 
 Names, signatures, errors and texts are the pure twin's, which is the specification; it is never imported here. One
-growing buffer takes a batch, so that a put costs two copies and two checksums, and no Python object.
+growing buffer takes a batch, so that a put costs two copies and three checksums, and no Python object.
+
+Over 500 lines, since a twin is one module, and the writer and the reader of a format belong together.
 """
 
 from collections import namedtuple

@@ -10,6 +10,8 @@ It holds offsets, never messages; it must never touch the log or decide what is 
 Ids are dense, so an array needs no keys: chunks of 4096 ids hold a slot each (address, length, deliveries, state: 15
 bytes), in a window that grows with use. A chunk whose ids are all dead is freed; it is then, like a hole that was
 skipped or purged, one interval in `_gone`. A missing id is one that recovery has not located yet, or lost.
+
+Over 500 lines, since a twin is one module, and this one a single data structure.
 """
 
 from __future__ import annotations

@@ -1,0 +1,257 @@
+"""The daemon: builds store, broker and listeners from a configuration, runs until a signal or a failure, and ends.
+
+    bind ─▶ open the store (recovery) ─▶ broker ─▶ listen ─▶ run ──signal──▶ drain ─▶ close the store ─▶ 0
+     69       65, 69, 74                   78        69        └─failure─▶ 74 (disk), 70 (a bug): nothing is closed
+
+It must never acknowledge anything after a failure: such an end counts as a crash, and the next start recovers. A first
+SIGTERM or SIGINT drains; the second finds the system's default action and kills at once. Called by: `cli`.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import platform
+import resource
+import secrets
+import signal
+import sys
+import time
+import traceback
+from typing import Any
+
+import gevent  # type: ignore[import-untyped]  # it ships no stubs
+from gevent.hub import Waiter  # type: ignore[import-untyped]  # it ships no stubs
+
+from radiator import __version__
+from radiator._speedups import COMPILED, TWIN
+from radiator.broker.broker import Broker
+from radiator.config.schema import Config
+from radiator.errors import RadiatorError
+from radiator.server.connection import Connection
+from radiator.server.listener import Listener
+from radiator.server.logs import Log
+from radiator.server.turn import Turn
+from radiator.stomp.frame import escape
+from radiator.stomp.session import Session
+from radiator.store.file.engine import FileStore
+from radiator.store.file.fsio import RealFsio
+from radiator.store.file.syncer import Jobs, SyncWorker, ThreadSyncer
+from radiator.store.memory import MemoryStore
+
+__all__ = ["serve"]
+
+DRAIN_SECONDS = 6.0
+"""For clients to take what they are owed after the first signal; the store's last sync has the rest of the 10 s."""
+
+PROGRESS_SECONDS = 1.0
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_INTERNAL_ERROR = 70
+
+
+def serve(config: Config, *, log_format: str = "text", log_level: str = "info") -> int:
+    """Run a broker with `config` until it is told to stop; the exit code of the process (sysexits, see DESIGN §7)."""
+    log = Log(log_format, log_level)
+    try:
+        return _Daemon(config, log).run()
+    except RadiatorError as error:
+        log.error("cannot start", error=str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        log.warning("interrupted before the start was complete")
+        return 128 + signal.SIGINT
+    finally:
+        log.close()
+
+
+class _Daemon:
+    """One run."""
+
+    def __init__(self, config: Config, log: Log) -> None:
+        self._config = config
+        self._log = log
+        self._hub = gevent.get_hub()
+        self._loop: Any = self._hub.loop
+        self._waiter: Any = Waiter(self._hub)
+        self._code: int | None = None
+        self._listeners: list[Listener] = []
+        self._signals: list[Any] = []
+        self._deadline: Any = None
+        self._progress_at = 0.0
+        self._session_start = secrets.token_hex(4)
+        self._sessions = 0
+        self._server = f"radiator/{__version__}"
+
+    def run(self) -> int:
+        """From the first line to the exit code."""
+        log = self._log
+        log.info(
+            f"radiator {__version__}",
+            twin=TWIN,
+            python=platform.python_version(),
+            gevent=gevent.__version__,
+            pid=os.getpid(),
+        )
+        if sys.platform != "linux":
+            log.warning(f"{platform.system()} is for development: it is no place for data")
+        self._allow_descriptors()
+        jobs = Jobs()
+        syncer = _sync_worker()
+        config = self._config
+        self._store = store = FileStore(
+            config.data_dir,
+            fsync=config.fsync.mode,
+            interval_ms=config.fsync.interval_ms,
+            syncer=syncer,
+            jobs=jobs,
+            report=log.warning,
+        )
+        self._turn = turn = Turn(self._loop, store, log, self._fail)
+        self._loop.error_handler = self
+        for address in config.listen_stomp:
+            self._listeners.append(Listener(turn, address, config.limits.connections, self._session_for))
+        store.open(time.monotonic(), _wall_ms(), self._progress)
+        try:
+            self._begin(syncer.fileno(), jobs.fileno())
+        except RadiatorError:
+            store.close()  # nothing failed on the disk: the next start shall find a clean stop
+            raise
+        turn.store_changed()
+        code: int = self._waiter.get()
+        return self._ended(code)
+
+    def _begin(self, *descriptors: int) -> None:
+        """Everything between an open store and the first connection."""
+        log, turn = self._log, self._turn
+        self._broker = broker = Broker(
+            self._config, self._store, MemoryStore(), wall_ms=_wall_ms, escape=escape, report=log.warning
+        )
+        broker.wake = turn.arm
+        turn.start(broker, list(descriptors))
+        # What is there now stays: the collector need not look at it again and again.
+        gc.collect()
+        gc.freeze()
+        for number in _SIGNALS:
+            watcher = self._loop.signal(number)
+            watcher.start(self._signalled, number)
+            self._signals.append(watcher)
+        for listener in self._listeners:
+            listener.listen()
+        for listener in self._listeners:
+            log.always(f"listening stomp {listener.address}")
+
+    def handle_error(self, context: object, type: Any, value: BaseException | None, tb: Any) -> None:
+        """What gevent's loop calls for an error that escaped a callback: none may be swallowed."""
+        self._fail(value if isinstance(value, BaseException) else RuntimeError(f"{type} {value}"))
+
+    def _ended(self, code: int) -> int:
+        turn = self._turn
+        for listener in self._listeners:
+            listener.close()
+        for connection in list(turn.connections):
+            connection.close()
+        turn.stop()
+        if code == 0:
+            try:
+                self._store.close()
+            except RadiatorError as error:
+                self._log.error("the store could not be closed", error=str(error))
+                return error.exit_code
+            self._log.info("stopped")
+        return code
+
+    def _session_for(self, connection: Connection) -> Session:
+        self._sessions += 1
+        return Session(
+            self._broker,
+            self._config.limits,
+            session_id=f"{self._session_start}-{self._sessions}",
+            server=self._server,
+            wake=connection.wake,
+        )
+
+    def _signalled(self, number: int) -> None:
+        """The first signal: stop accepting and reading, send what is owed, then end."""
+        for watcher in self._signals:
+            watcher.stop()
+            watcher.close()
+        self._signals.clear()
+        for each in _SIGNALS:
+            signal.signal(each, signal.SIG_DFL)
+        turn = self._turn
+        self._log.info("stopping", signal=signal.Signals(number).name, connections=len(turn.connections))
+        for listener in self._listeners:
+            listener.close()
+        turn.gone = self._drained
+        for connection in list(turn.connections):
+            connection.drain()
+        self._deadline = self._loop.timer(DRAIN_SECONDS)
+        self._deadline.start(self._overdue)
+        turn.arm()
+        self._drained()
+
+    def _drained(self) -> None:
+        if not self._turn.connections:
+            self._end(0)
+
+    def _overdue(self) -> None:
+        self._log.warning("clients did not take what they are owed in time", connections=len(self._turn.connections))
+        self._end(0)
+
+    def _fail(self, error: BaseException) -> None:
+        """The daemon cannot go on: say why, acknowledge nothing more."""
+        if isinstance(error, RadiatorError):
+            self._log.error("cannot go on", error=str(error))
+            self._end(error.exit_code)
+        else:
+            self._log.error(
+                "internal error",
+                error=f"{type(error).__name__}: {error}",
+                traceback="".join(traceback.format_exception(error)),
+            )
+            self._end(_INTERNAL_ERROR)
+
+    def _end(self, code: int) -> None:
+        """Let `run` go on with `code`; the first failure wins over a clean end, and nothing over a failure."""
+        if self._code is None:
+            self._code = code
+            # In a callback of its own: what calls us may still be in the middle of its work.
+            self._loop.run_callback(self._switch)
+        elif self._code == 0:
+            self._code = code
+
+    def _switch(self) -> None:
+        self._waiter.switch(self._code)
+
+    def _progress(self, what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now >= self._progress_at:
+            if self._progress_at:
+                self._log.info(what, done=done, total=total)
+            self._progress_at = now + PROGRESS_SECONDS
+
+    def _allow_descriptors(self) -> None:
+        """Raise the soft limit of open files to what the configured connections need."""
+        wanted = self._config.limits.connections + 256
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            able = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, able), hard))
+            if able < wanted:
+                self._log.warning(
+                    "limits.connections is more than this process may open",
+                    connections=self._config.limits.connections,
+                    open_files=able,
+                )
+
+
+def _sync_worker() -> SyncWorker:
+    if COMPILED:
+        from radiator._speedups.syncer import NativeSyncer
+
+        return NativeSyncer()
+    return ThreadSyncer(RealFsio())
+
+
+def _wall_ms() -> int:
+    return time.time_ns() // 1_000_000
