@@ -20,7 +20,17 @@ class Message:
     Times are milliseconds since the epoch by the wall clock; 0 stands for "none".
     """
 
-    __slots__ = ("arrival_ms", "block", "body", "deliveries", "expires_ms", "not_before_ms", "plain", "priority", "version")
+    __slots__ = (
+        "arrival_ms",
+        "block",
+        "body",
+        "deliveries",
+        "expires_ms",
+        "not_before_ms",
+        "plain",
+        "priority",
+        "version",
+    )
 
     def __init__(
         self,

@@ -41,14 +41,14 @@ class Client:
     """One connection. Not thread-safe, like all of the broker.
 
     `last_unit` is the number of the last unit it appended to the file store, 0 before the first. `held` is what it
-    holds by ack number, in order of delivery; `window` the largest prefetch of its live queue subscriptions. `missed`
-    are the seats that a ring passed over for want of room.
+    holds by ack number, in order of delivery; `window` the largest prefetch of its live queue subscriptions. Those are
+    in the order of their SUBSCRIBEs; `cursor` stands behind the one delivered to last. `missed` are the seats that a
+    ring passed over for want of room.
     """
 
     __slots__ = (
         "ack",
         "broker",
-        "buffered",
         "by_message",
         "closed",
         "cursor",
@@ -80,7 +80,6 @@ class Client:
         self.missed: list[Seat] = []
         self.promised: set[int] | None = None
         self.transactions: dict[str, Transaction] | None = None
-        self.buffered = 0
         self.tickets: deque[Ticket] | None = None
         self.punched = 0
         self.failed = False
@@ -167,9 +166,7 @@ class Client:
         subscription = QueueSubscription(self, id, wire_id, destination, ack, window, target, seat)
         seat.subscriptions.append(subscription)
         seat.auto = seat.auto or subscription.auto
-        # Before the cursor: a new subscription is the last of the ring.
-        self.queue_subscriptions.insert(self.cursor, subscription)
-        self.cursor = (self.cursor + 1) % len(self.queue_subscriptions)
+        self.queue_subscriptions.append(subscription)
         self.subscriptions[key] = subscription
         self._measure()
 
@@ -204,8 +201,6 @@ class Client:
             del self.queue_subscriptions[place]
             if place < self.cursor:
                 self.cursor -= 1
-            elif self.cursor >= len(self.queue_subscriptions):
-                self.cursor = 0
 
     def _measure(self) -> None:
         """The window is the largest prefetch of the live queue subscriptions; there may be room now."""
@@ -228,7 +223,10 @@ class Client:
         free = len(self.held) < self.window
         if len(ring) == 1:
             only = ring[0]
-            return only if free or only.auto else None
+            if free or only.auto:
+                self.cursor = 1
+                return only
+            return None
         for mine in seat.subscriptions:
             if mine.auto or (free and mine.count < mine.prefetch):
                 break
@@ -238,10 +236,10 @@ class Client:
         size = len(ring)
         place = self.cursor
         for _ in range(size):
+            if place >= size:
+                place = 0
             next_one = ring[place]
             place += 1
-            if place == size:
-                place = 0
             if next_one.auto or (free and next_one.count < next_one.prefetch):
                 other = next_one.queue
                 if other is queue or other.local or (other.dirty and other.claim()):
@@ -262,6 +260,11 @@ class Client:
             if self.by_message is not None:
                 self.by_message[delivery.queue.number, delivery.id] = delivery
         self.peer.deliver(subscription, delivery)
+
+    def next_ack(self) -> int:
+        """An ack number for a message that is never held: a topic's."""
+        self.ack += 1
+        return self.ack
 
     def regain(self) -> None:
         """There may be room again: back into the rings that passed this connection over."""
@@ -485,17 +488,16 @@ class Client:
         return found
 
     def _buffer(self, transaction: Transaction, size: int) -> None:
-        """Count `size` bytes more. Refused where the open transactions hold too many."""
+        """Count `size` bytes more. Refused where `transaction` would hold too many."""
         limit = self.broker.config.limits.transaction
-        if self.buffered + size > limit:
+        if transaction.buffered + size > limit:
             raise Refused(f"the transaction is too large: limits.transaction is {limit} bytes")
         transaction.buffered += size
-        self.buffered += size
 
     def _forget(self, name: str) -> None:
         """The transaction has ended."""
         assert self.transactions is not None
-        self.buffered -= self.transactions.pop(name).buffered
+        del self.transactions[name]
 
     # -- the end
 

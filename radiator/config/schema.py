@@ -105,24 +105,24 @@ class Limits:
     """What one peer may cost. Sizes in bytes, times in seconds; a limit itself is still allowed, one more is not."""
 
     frame: int = _setting(
-        "size", "largest frame accepted, from the command to the NUL", default=4 * MIB, minimum=KIB, maximum=GIB
+        "size", "largest frame accepted, from the command to the NUL", default=4 * MIB, minimum=64, maximum=GIB
     )
-    headers: int = _setting("count", "header lines in a frame", default=64, minimum=8, maximum=65536)
-    header_line: int = _setting("size", "length of one header line", default=8 * KIB, minimum=128, maximum=16 * MIB)
+    headers: int = _setting("count", "header lines in a frame", default=64, minimum=1, maximum=65536)
+    header_line: int = _setting("size", "length of one header line", default=8 * KIB, minimum=16, maximum=16 * MIB)
     connections: int = _setting("count", "connections at a time", default=10000, minimum=1, maximum=1_000_000)
     subscriptions: int = _setting("count", "subscriptions of a connection", default=256, minimum=1, maximum=1_000_000)
     output: int = _setting(
         "size",
         "unsent output after which a topic's subscriber is disconnected (or, with slow: drop, misses messages)",
         default=8 * MIB,
-        minimum=4 * KIB,
+        minimum=1,
         maximum=4 * GIB,
     )
     connect_timeout: float = _setting(
         "time", "from the connection to its CONNECT frame", default=10.0, minimum=0.01, maximum=86400
     )
     transaction: int = _setting(
-        "size", "bytes that the open transactions of a connection hold", default=16 * MIB, minimum=KIB, maximum=GIB
+        "size", "bytes that a transaction holds until its end", default=16 * MIB, minimum=1, maximum=GIB
     )
     transactions: int = _setting("count", "open transactions of a connection", default=16, minimum=1, maximum=65536)
     queues: int = _setting(
@@ -180,7 +180,7 @@ class Destination:
         "size",
         "most bytes of messages held; 64MiB where not given",
         default=None,
-        minimum=KIB,
+        minimum=1,
         maximum=1 << 50,
         types=("queue",),
         memory_only=True,

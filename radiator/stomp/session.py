@@ -301,13 +301,14 @@ class Session(Output):
             self._wake(self)
 
     def publish(self, subscription: Subscription, message: Message, number: int) -> None:
-        """Append a topic's message to the output; it is never ACKed."""
+        """Append a topic's message to the output. Nobody waits for its ACK, yet 1.2 wants a number for one."""
         if self.ending:
             return
         block = message.block
         if message.version != self.version and not message.plain:
             block = translate_block(block, message.version, self.version)
-        self.append(encode_message(subscription.wire_id, TOPIC_QUEUE, number, 0, 0, block, message.body))
+        ack = self.client.next_ack() if self.version == 12 else 0
+        self.append(encode_message(subscription.wire_id, TOPIC_QUEUE, number, ack, 0, block, message.body))
 
     def release_receipts(self, committed: int) -> None:
         """Let the receipts leave whose promise holds now, in order.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
+from inspect import cleandoc
 from typing import Any
 
 import pytest
@@ -101,7 +102,7 @@ def test_both_twins_have_the_same_public_names() -> None:
         ours, theirs = getattr(pure, name), getattr(compiled, name)
         assert ours == theirs or (callable(ours) and callable(theirs)), name
         if callable(ours):
-            assert ours.__doc__ == theirs.__doc__ or hasattr(ours, "_fields"), name
+            assert cleandoc(ours.__doc__) == cleandoc(theirs.__doc__) or hasattr(ours, "_fields"), name
     assert pure.BatchHeader._fields == compiled.BatchHeader._fields
     assert pure.SegmentHeader._fields == compiled.SegmentHeader._fields
     methods = [name for name in vars(pure.BatchWriter) if not name.startswith("_")]

@@ -36,11 +36,16 @@ class FakeClient:
         self.held = {}
         self.subscriptions = {}
         self.closed = False
+        self.acks = 1000
 
     def _call(self, name, *args):
         if name in self.raises:
             raise self.raises[name]
         self.calls.append((name, *args))
+
+    def next_ack(self):
+        self.acks += 1
+        return self.acks
 
     def send(self, destination, message, transaction=None):
         if self.busy:

@@ -20,8 +20,11 @@ def sealed():
     seen = []
 
     def profile(frame, event, called):
+        where = frame.f_globals.get("__name__", "")
+        if event == "call" and where.split(".")[0] == "gevent":
+            seen.append(f"{where}.{frame.f_code.co_name}")
         # A collection of garbage may come at any moment, and Hypothesis measures how long each takes.
-        if event != "c_call" or frame.f_globals.get("__name__", "").startswith("hypothesis"):
+        if event != "c_call" or where.startswith("hypothesis"):
             return
         home = getattr(called, "__module__", None) or type(getattr(called, "__self__", None)).__module__
         if home.split(".")[0] in FORBIDDEN:

@@ -78,15 +78,22 @@ def test_headers_read_the_same_in_every_version(kind, sender, receiver):
     assert b"\nkey:" + VALUES[receiver] + b"\n" in wire
 
 
-def test_a_topics_message_has_an_id_but_no_ack():
-    talk = subscribed("1.2", "auto")
+@pytest.mark.parametrize("version", ["1.1", "1.2"])
+def test_a_topics_message_has_an_id_and_in_1_2_an_ack_that_settles_nothing(version):
+    talk = subscribed(version, "client")
     message = Message(12, True, b"destination:/topic/t\n", b"x")
     for number in (1, 2):
         talk.session.publish(talk.client.subscriptions["s"], message, number)
     frames = talk.frames()
     assert [frame.headers["message-id"] for frame in frames] == ["0-1", "0-2"]
-    assert all("ack" not in frame.headers and frame.headers["subscription"] == "s" for frame in frames)
-    talk.tell("ACK\nid:0-1\n\n\0")
+    assert all(frame.headers["subscription"] == "s" for frame in frames)
+    acks = [frame.headers.get("ack") for frame in frames]
+    if version == "1.1":
+        assert acks == [None, None]
+        talk.tell("ACK\nmessage-id:0-1\nsubscription:s\n\n\0")
+    else:
+        assert len({*acks, None}) == 3
+        talk.tell(f"ACK\nid:{acks[0]}\n\n\0")
     assert talk.session.stale_acks == 1
 
 

@@ -1,0 +1,8 @@
+"""The contract, sentence by sentence, against real daemons: nothing here looks inside one."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
