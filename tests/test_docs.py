@@ -18,6 +18,7 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 from radiator.cli.commands import radiator as command_line
@@ -27,7 +28,13 @@ from radiator.config.values import format_size, format_time
 from radiator.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.rst", "docs/tutorial.rst", "docs/configuration.rst")
+PAGES = (
+    "README.rst",
+    "docs/tutorial.rst",
+    "docs/configuration.rst",
+    "docs/operations.rst",
+    "docs/disk-trouble.rst",
+)
 SECTIONS = {"": Config, "limits": Limits, "disk": Disk, "defaults": Defaults, "destinations": Destination}
 
 PATIENCE_SECONDS = 60.0
@@ -92,6 +99,20 @@ def test_the_page_of_commands_names_every_option() -> None:
                 assert f"``{option}" in part or f", ``{option}" in part, f"{name} {option}"
 
 
+def test_the_page_of_commands_names_every_option_of_the_store_commands() -> None:
+    page = (ROOT / "docs/command-line.rst").read_text()
+    group = command_line.commands["store"]
+    assert isinstance(group, click.Group)
+    for name, command in group.commands.items():
+        part = page.partition(f"\nstore {name}\n{'~' * len(f'store {name}')}\n")[2]
+        part = re.split(r"\n[-~]{3,}\n", part)[0]
+        assert part, f"store {name} has no part of the page"
+        for parameter in command.params:
+            for option in parameter.opts if parameter.param_type_name == "option" else ():
+                common = option in ("--data-dir", "-c", "--config")
+                assert f"``{option}" in (page if common else part), f"store {name} {option}"
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
@@ -114,7 +135,7 @@ class Shell:
 export PYTHONPATH={ROOT}
 case "$1" in
 send | receive) command=$1; shift; exec {sys.executable} -m radiator $command -a 127.0.0.1:{self.port} "$@" ;;
-check-config) exec {sys.executable} -m radiator "$@" ;;
+check-config | store) exec {sys.executable} -m radiator "$@" ;;
 *) exec {sys.executable} -m radiator --listen 127.0.0.1:{self.port} "$@" ;;
 esac
 """

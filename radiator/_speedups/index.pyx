@@ -7,9 +7,16 @@ slot has 16 bytes; chunks of up to 4096 stand in a sorted table, each with a win
 Over 500 lines, since a twin is one module, and this one a single data structure.
 """
 
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
-from libc.string cimport memmove, memset
+from libc.string cimport memcpy, memmove, memset
+
+cdef extern from "sys/mman.h":
+    void *mmap(void *address, size_t length, int protection, int flags, int fd, long offset) noexcept
+    int munmap(void *address, size_t length) noexcept
+    void *MAP_FAILED
+    int PROT_READ, PROT_WRITE, MAP_PRIVATE, MAP_ANONYMOUS
 
 CHUNK = 4096
 READY = 1
@@ -23,8 +30,13 @@ cdef enum:
     ready_id = 1
     in_flight_id = 2
     dead_id = 3
+    live_id = 1
+    place_bytes = 24
+    piece_head = 16
+    piece_slot = 15
 
 cdef object UNFIT = "a number does not fit its field"
+cdef object UNFIT_PIECE = "a piece of an index does not fit where it is"
 
 
 cdef struct Slot:
@@ -38,17 +50,51 @@ cdef struct Slot:
 cdef struct Chunk:
     # The slots of the ids from `start` on, `used` of them, of the 4096 ids that begin at `base`. `open` counts those
     # of the 4096 that are not dead; a slot may be missing although its id is dead (in `gone`, or below the floor).
+    # `live` counts the slots of live messages; while `counted` is not set, none of them was delivered before.
     uint64_t base
     uint64_t start
     Slot *slots
     uint32_t used
     uint32_t room
     uint32_t open
+    uint32_t live
+    bint counted
 
 
 cdef struct Span:
     uint64_t first
     uint64_t last
+
+
+cdef struct Lost:
+    uint64_t address
+    uint32_t length
+
+
+# Little-endian numbers, byte by byte; the compiler makes single moves of them where the machine is little-endian.
+
+cdef inline void store_u32(uint8_t *place, uint32_t value) noexcept:
+    place[0] = value & 0xFF
+    place[1] = (value >> 8) & 0xFF
+    place[2] = (value >> 16) & 0xFF
+    place[3] = (value >> 24) & 0xFF
+
+
+cdef inline void store_u64(uint8_t *place, uint64_t value) noexcept:
+    store_u32(place, <uint32_t>(value & 0xFFFFFFFFu))
+    store_u32(place + 4, <uint32_t>(value >> 32))
+
+
+cdef inline uint32_t load_u16(const uint8_t *place) noexcept:
+    return place[0] | (<uint32_t>place[1] << 8)
+
+
+cdef inline uint32_t load_u32(const uint8_t *place) noexcept:
+    return place[0] | (<uint32_t>place[1] << 8) | (<uint32_t>place[2] << 16) | (<uint32_t>place[3] << 24)
+
+
+cdef inline uint64_t load_u64(const uint8_t *place) noexcept:
+    return load_u32(place) | (<uint64_t>load_u32(place + 4) << 32)
 
 
 cdef inline bint is_live(const Slot *slot) noexcept:
@@ -69,6 +115,23 @@ cdef void *grown(void *memory, size_t *room, size_t needed, size_t size) except 
         raise MemoryError()
     room[0] = more
     return memory
+
+
+cdef Slot *whole_window() except NULL:
+    """Room for all slots of a chunk: pages of its own, so that a queue that drains gives them back to the system."""
+    cdef void *memory = mmap(
+        NULL, chunk_ids * sizeof(Slot), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0
+    )
+    if memory == MAP_FAILED:
+        raise MemoryError()
+    return <Slot *>memory
+
+
+cdef void free_slots(Chunk *chunk) noexcept:
+    if chunk.room == chunk_ids:
+        munmap(chunk.slots, chunk_ids * sizeof(Slot))
+    else:
+        free(chunk.slots)
 
 
 cdef class QueueIndex:
@@ -130,30 +193,74 @@ cdef class QueueIndex:
             times = most_deliveries if deliveries > most_deliveries else deliveries
         except OverflowError:
             raise OverflowError(UNFIT) from None
+        cdef Lost lost
         if number == 0xFFFFFFFFFFFFFFFFu:
             raise OverflowError(UNFIT)
-        return self.locate(number, place, size, times)
+        accepted = self.locate(number, place, size, times, &lost)
+        return accepted != 0, lost.address
 
-    cdef tuple locate(self, uint64_t id, uint64_t address, uint32_t length, uint16_t deliveries):
-        cdef Chunk *chunk = NULL
+    def put_places(self, places, bint grow=True):
+        """Locate many messages: `put` for each place of `scan_batch`. Without `grow`, ids past the end are ignored.
+
+        Returns how many places are now the messages', the sum of their lengths, and (address, length) of every copy
+        that one of them replaced. Hot: recovery and commit bring every message here.
+        """
+        cdef const uint8_t[::1] view = places
+        cdef const uint8_t *place
+        cdef uint64_t count = 0
+        cdef uint64_t size = 0
+        cdef uint64_t id
+        cdef Py_ssize_t at
+        cdef Lost lost
+        cdef list replaced = []
+        if view.shape[0] % place_bytes:
+            raise ValueError(f"places have 24 bytes each, {view.shape[0]} are there")
+        for at in range(0, view.shape[0], place_bytes):
+            place = &view[at]
+            id = load_u64(place)
+            if id >= self.next and not grow:
+                continue
+            if id == 0xFFFFFFFFFFFFFFFFu:
+                raise OverflowError(UNFIT)
+            if self.locate(id, load_u64(place + 8), load_u32(place + 16), load_u16(place + 20), &lost):
+                count += 1
+                size += load_u32(place + 16)
+                if lost.address:
+                    replaced.append((lost.address, lost.length))
+        return count, size, replaced
+
+    cdef int locate(
+        self, uint64_t id, uint64_t address, uint32_t length, uint16_t deliveries, Lost *lost
+    ) except -1:
+        """What `put` does; whether the place is now the message's. `lost` is the copy that is none any more."""
+        cdef Chunk *chunk
         cdef Slot *slot
-        cdef uint64_t old
+        lost.address = address
+        lost.length = length
         if id < self.floor:
-            return False, address
+            return 0
+        chunk = self.find(id)
         if id < self.next:
-            slot = self.live_slot(id)
-            if slot != NULL:
-                old = slot.address
-                if address <= old:
-                    return False, address if address < old else 0
+            # An id below the window gives a huge difference.
+            slot = NULL
+            if chunk != NULL and id - chunk.start < chunk.used:
+                slot = &chunk.slots[id - chunk.start]
+            if slot != NULL and is_live(slot):
+                if address <= slot.address:
+                    if address == slot.address:
+                        lost.address = 0
+                    return 0
+                lost.address = slot.address
+                lost.length = slot.length
                 slot.address = address
                 slot.length = length
                 if deliveries > slot.deliveries:
                     slot.deliveries = deliveries
-                return True, old
+                    chunk.counted = True
+                return 1
             if self.state_of(id) == dead_id:
-                return False, address
-        chunk = self.find(id)
+                return 0
+        lost.address = 0
         if chunk == NULL:
             chunk = self.new_chunk(id)
         slot = self.reach(chunk, id)
@@ -165,8 +272,11 @@ cdef class QueueIndex:
         slot.length = length
         slot.deliveries = deliveries
         slot.state = ready_id
+        if deliveries:
+            chunk.counted = True
+        chunk.live += 1
         self.ready += 1
-        return True, 0
+        return 1
 
     def skip(self, uint64_t next):
         """Raise `next`; the ids passed over are dead. A lower `next` changes nothing."""
@@ -219,6 +329,7 @@ cdef class QueueIndex:
             self.in_flight -= 1
         slot.state = dead_id
         chunk = self.find(id)
+        chunk.live -= 1
         chunk.open -= 1
         if not chunk.open:
             self.close(chunk)
@@ -268,6 +379,7 @@ cdef class QueueIndex:
             slot.state = ready_id
             if delivered and slot.deliveries < most_deliveries:
                 slot.deliveries += 1
+                self.find(id).counted = True
             self.ready += 1
             self.in_flight -= 1
             count += 1
@@ -310,6 +422,63 @@ cdef class QueueIndex:
             found.append((first, self.next - 1))
         return found
 
+    def packed_dead_ranges(self):
+        """`dead_ranges` for `BatchWriter.state`: first u64, last u64 of each. A million holes take milliseconds."""
+        cdef uint8_t *packed = NULL
+        cdef size_t room = 0
+        cdef size_t count = 0
+        cdef size_t at
+        cdef uint64_t id = self.floor
+        cdef uint64_t first = 0
+        cdef uint64_t last = 0
+        cdef uint64_t offset
+        cdef Chunk *chunk
+        cdef bint inside = False
+        cdef bint dead
+        try:
+            while id < self.next:
+                # A chunk gives a span for every second of its ids at most.
+                packed = <uint8_t *>grown(packed, &room, count + chunk_ids // 2 + 1, sizeof(Span))
+                at = self.position(id)
+                chunk = self.chunks[at] if at < self.chunk_count else NULL
+                if chunk == NULL or id - chunk.start >= chunk.used or (
+                    chunk.slots[id - chunk.start].state == missing_id
+                ):
+                    dead = self.stretch(id, &last) == dead_id
+                    if dead != inside:
+                        inside = dead
+                        if dead:
+                            first = id
+                        else:
+                            store_u64(packed + 16 * count, first)
+                            store_u64(packed + 16 * count + 8, id - 1)
+                            count += 1
+                    if last >= self.next - 1:
+                        break
+                    id = last + 1
+                    continue
+                offset = id - chunk.start
+                while offset < chunk.used and chunk.slots[offset].state != missing_id:
+                    dead = chunk.slots[offset].state == dead_id
+                    if dead != inside:
+                        inside = dead
+                        if dead:
+                            first = chunk.start + offset
+                        else:
+                            store_u64(packed + 16 * count, first)
+                            store_u64(packed + 16 * count + 8, chunk.start + offset - 1)
+                            count += 1
+                    offset += 1
+                id = chunk.start + offset
+            if inside:
+                packed = <uint8_t *>grown(packed, &room, count + 1, sizeof(Span))
+                store_u64(packed + 16 * count, first)
+                store_u64(packed + 16 * count + 8, self.next - 1)
+                count += 1
+            return PyBytes_FromStringAndSize(<const char *>packed, <Py_ssize_t>(16 * count))
+        finally:
+            free(packed)
+
     def missing(self, int64_t limit):
         """Up to `limit` ids between `floor` and `next` that are neither dead nor located: none in a whole store."""
         cdef list found = []
@@ -337,10 +506,126 @@ cdef class QueueIndex:
         cdef Chunk *chunk
         for at in range(self.chunk_count):
             chunk = self.chunks[at]
+            if not chunk.counted:
+                continue
             for offset in range(chunk.used):
                 if chunk.slots[offset].deliveries and is_live(&chunk.slots[offset]):
                     found.append((chunk.start + offset, chunk.slots[offset].deliveries))
         return found
+
+    def recount(self, counts):
+        """Raise delivery counts to the given ones, as (id, deliveries); ids that are not live are ignored."""
+        cdef uint64_t id
+        cdef uint64_t most
+        cdef Slot *slot
+        for id, deliveries in counts:
+            slot = self.live_slot(id)
+            most = most_deliveries if deliveries > most_deliveries else deliveries
+            if slot != NULL and most > slot.deliveries:
+                slot.deliveries = <uint16_t>most
+                self.find(id).counted = True
+
+    def dump(self, uint64_t first=0):
+        """One piece of what `load` takes: the first chunk with a live message of an id from `first` on.
+
+        Returns the piece and where to go on; b"" where there is none. What is in flight is written as ready. No id may
+        be missing.
+
+            first u64 | count u32 | zero u32 | count x: address u64 | length u32 | deliveries u16 | state u8
+
+        Each of the last four is a column of its own. It begins and ends with a live id; state is 1 (live) or 3 (dead),
+        the other columns of a dead id are zero. Every id that stands in no piece is dead.
+        """
+        cdef size_t at
+        cdef uint64_t low, high
+        cdef uint64_t begin
+        cdef Chunk *chunk
+        for at in range(self.position(first), self.chunk_count):
+            chunk = self.chunks[at]
+            begin = first - chunk.start if first > chunk.start else 0
+            if not chunk.live or begin >= chunk.used:
+                continue
+            low = begin
+            while low < chunk.used and not is_live(&chunk.slots[low]):
+                low += 1
+            if low == chunk.used:
+                continue
+            high = chunk.used
+            while not is_live(&chunk.slots[high - 1]):
+                high -= 1
+            return dump_slots(chunk, low, high), chunk.start + high
+        return b"", self.next
+
+    def load(self, pieces):
+        """Be what `dump` wrote piece by piece: all of them in their order, into an index that has only floor and next.
+
+        ValueError where one does not fit; the index is of no use then.
+        """
+        cdef const uint8_t[::1] piece
+        cdef uint64_t expected = self.floor
+        if self.chunk_count or self.gone_count:
+            raise ValueError(UNFIT_PIECE)
+        for piece in pieces:
+            expected = self.load_piece(piece, expected)
+        if expected < self.next:
+            if expected == self.floor:
+                raise ValueError(UNFIT_PIECE)
+            self.add_gone(expected, self.next - 1)
+
+    cdef uint64_t load_piece(self, const uint8_t[::1] piece, uint64_t expected) except 0:
+        """The piece is the next one, no id in it is below `expected`; the id behind it."""
+        cdef const uint8_t *addresses
+        cdef const uint8_t *lengths
+        cdef const uint8_t *deliveries
+        cdef const uint8_t *states
+        cdef uint64_t first, count, at, room
+        cdef Chunk *chunk
+        cdef Slot *slot
+        if piece.shape[0] < piece_head:
+            raise ValueError(UNFIT_PIECE)
+        first = load_u64(&piece[0])
+        count = load_u32(&piece[8])
+        if (
+            not 0 < count <= chunk_ids
+            or <uint64_t>piece.shape[0] != piece_head + piece_slot * count
+            or first < expected
+            or first >= self.next
+            or count > self.next - first
+            or first // chunk_ids != (first + count - 1) // chunk_ids
+            or (expected == self.floor and first > expected)
+            or (self.chunk_count and self.chunks[self.chunk_count - 1].base == (first & ~(<uint64_t>(chunk_ids - 1))))
+        ):
+            raise ValueError(UNFIT_PIECE)
+        addresses = &piece[piece_head]
+        lengths = addresses + 8 * count
+        deliveries = lengths + 4 * count
+        states = deliveries + 2 * count
+        if states[0] != live_id or states[count - 1] != live_id:
+            raise ValueError(UNFIT_PIECE)
+        chunk = self.new_chunk(first)
+        self.reach(chunk, first + count - 1)
+        for at in range(count):
+            slot = &chunk.slots[at]
+            slot.address = load_u64(addresses + 8 * at)
+            slot.length = load_u32(lengths + 4 * at)
+            slot.deliveries = load_u16(deliveries + 2 * at)
+            if states[at] == live_id:
+                slot.state = ready_id
+                chunk.live += 1
+                chunk.counted = chunk.counted or slot.deliveries
+            elif states[at] == dead_id:
+                slot.state = dead_id
+            else:
+                raise ValueError(UNFIT_PIECE)
+        self.ready += chunk.live
+        chunk.open = chunk.live
+        # Ids that were never used are open too: they are at the end of the last chunk.
+        room = self.next - chunk.base
+        if room < chunk_ids:
+            chunk.open += <uint32_t>(chunk_ids - room)
+        if first > expected:
+            self.add_gone(expected, first - 1)
+        return first + count
 
     def addresses(self, uint64_t first=0, limit=None):
         """(id, address, length) of live messages from id `first` on, by id; at most `limit`."""
@@ -439,6 +724,9 @@ cdef class QueueIndex:
                 last[0] = chunk.start - 1
             else:
                 offset = id - chunk.start
+                if offset < chunk.used and chunk.live == chunk.used:
+                    last[0] = chunk.start + chunk.used - 1
+                    return ready_id
                 if offset < chunk.used:
                     state = chunk.slots[offset].state
                     last[0] = id
@@ -529,9 +817,15 @@ cdef class QueueIndex:
                 room *= 4
             if room > chunk_ids:
                 room = chunk_ids
-            slots = <Slot *>realloc(chunk.slots, room * sizeof(Slot))
-            if slots == NULL:
-                raise MemoryError()
+            if room == chunk_ids:
+                slots = whole_window()
+                if chunk.used:
+                    memcpy(slots, chunk.slots, chunk.used * sizeof(Slot))
+                free(chunk.slots)
+            else:
+                slots = <Slot *>realloc(chunk.slots, room * sizeof(Slot))
+                if slots == NULL:
+                    raise MemoryError()
             chunk.slots = slots
             chunk.room = <uint32_t>room
         if more:
@@ -572,7 +866,7 @@ cdef class QueueIndex:
             chunk = self.new_chunk(first)
         for id in range(first, last + 1):
             if self.state_of(id) != dead_id:
-                self.take(self.reach(chunk, id), taken)
+                self.take(chunk, self.reach(chunk, id), taken)
                 chunk.open -= 1
         if not chunk.open:
             self.close(chunk)
@@ -593,10 +887,10 @@ cdef class QueueIndex:
             offset = first - chunk.start if first > chunk.start else 0
             while offset < chunk.used and chunk.start + offset <= last:
                 if is_live(&chunk.slots[offset]):
-                    self.take(&chunk.slots[offset], taken)
+                    self.take(chunk, &chunk.slots[offset], taken)
                 offset += 1
             if first <= chunk.base and chunk.base + (chunk_ids - 1) <= last:
-                free(chunk.slots)
+                free_slots(chunk)
                 free(chunk)
             else:
                 self.chunks[kept] = chunk
@@ -613,10 +907,11 @@ cdef class QueueIndex:
                 self.close(edges[edge])
         return 0
 
-    cdef int take(self, Slot *slot, list taken) except -1:
+    cdef int take(self, Chunk *chunk, Slot *slot, list taken) except -1:
         """Mark one slot dead; where it was live, its place goes to `taken`."""
         if is_live(slot):
             taken.append((slot.address, slot.length))
+            chunk.live -= 1
             if slot.state == ready_id:
                 self.ready -= 1
             else:
@@ -628,7 +923,7 @@ cdef class QueueIndex:
         """Free a chunk whose ids are all dead."""
         cdef size_t at = self.position(chunk.base)
         self.add_gone(chunk.base, chunk.base + (chunk_ids - 1))
-        free(chunk.slots)
+        free_slots(chunk)
         free(chunk)
         self.chunk_count -= 1
         memmove(self.chunks + at, self.chunks + at + 1, (self.chunk_count - at) * sizeof(Chunk *))
@@ -678,7 +973,7 @@ cdef class QueueIndex:
     cdef void empty(self) noexcept:
         cdef size_t at
         for at in range(self.chunk_count):
-            free(self.chunks[at].slots)
+            free_slots(self.chunks[at])
             free(self.chunks[at])
         free(self.chunks)
         free(self.gone)
@@ -718,3 +1013,28 @@ cdef class QueueIndex:
             free(self.released)
             self.released = NULL
             self.released_room = 0
+
+
+cdef bytes dump_slots(const Chunk *chunk, uint64_t low, uint64_t high):
+    """The slots from `low` to before `high` as a piece."""
+    cdef uint64_t count = high - low
+    cdef bytes piece = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>(piece_head + piece_slot * count))
+    cdef uint8_t *addresses = <uint8_t *>PyBytes_AS_STRING(piece) + piece_head
+    cdef uint8_t *lengths = addresses + 8 * count
+    cdef uint8_t *deliveries = lengths + 4 * count
+    cdef uint8_t *states = deliveries + 2 * count
+    cdef const Slot *slot
+    cdef uint64_t at
+    cdef bint live
+    store_u64(addresses - piece_head, chunk.start + low)
+    store_u32(addresses - 8, <uint32_t>count)
+    store_u32(addresses - 4, 0)
+    for at in range(count):
+        slot = &chunk.slots[low + at]
+        live = is_live(slot)
+        store_u64(addresses + 8 * at, slot.address if live else 0)
+        store_u32(lengths + 4 * at, slot.length if live else 0)
+        deliveries[2 * at] = slot.deliveries & 0xFF if live else 0
+        deliveries[2 * at + 1] = slot.deliveries >> 8 if live else 0
+        states[at] = live_id if live else dead_id
+    return piece

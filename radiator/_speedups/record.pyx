@@ -44,6 +44,7 @@ NEXT_QUEUE = 16
 STATE = 17
 COUNTS = 18
 SEGMENT = 19
+PLACES = 256
 
 cdef enum:
     block_bytes = 4096
@@ -65,6 +66,7 @@ cdef enum:
     message_head = 56
     settle_bytes = 48
     short_bytes = 256
+    place_bytes = 24
     first_buffer = 1 << 16
     kept_buffer = 1 << 22
 
@@ -402,14 +404,19 @@ cdef class BatchWriter:
         self.end(self.begin(type_next_queue, 32, 0, 0, fit(number, 0xFFFFFFFFu), 0))
 
     def state(self, queue, str name, next, floor, dead):
-        """Opening batch: a whole queue. Dead are ids below `floor` and those in `dead`: (first, last), ascending."""
+        """Opening batch: a whole queue. Dead are ids below `floor` and those in `dead`: (first, last), ascending.
+
+        `dead` may be bytes: those of `QueueIndex.packed_dead_ranges`.
+        """
         self.check_open()
         cdef bytes encoded = name.encode()
         cdef uint64_t name_length = <uint64_t>len(encoded)
         cdef uint64_t number = fit(queue, 0xFFFFFFFFu)
         cdef uint64_t next_id = fit(next, 0xFFFFFFFFFFFFFFFFu)
         cdef uint64_t floor_id = fit(floor, 0xFFFFFFFFFFFFFFFFu)
-        cdef bytes ranges = pack_ranges(dead)
+        cdef bytes ranges = dead if type(dead) is bytes else pack_ranges(dead)
+        if len(ranges) % 16:
+            raise ValueError(f"ranges have 16 bytes each, {len(ranges)} are there")
         cdef uint64_t range_bytes = <uint64_t>len(ranges)
         cdef uint8_t *head = self.begin(
             type_state, 48, padded(name_length) + range_bytes, range_bytes // 16, number, name_length
@@ -615,14 +622,118 @@ def decode_batch(buffer, address, store_id, payloads, damaged=None):
     cdef Py_buffer view
     PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE)
     try:
-        return read_batch(<const uint8_t *>view.buf, <uint64_t>view.len, address, store_id, payloads, damaged)
+        return read_batch(<const uint8_t *>view.buf, <uint64_t>view.len, address, store_id, payloads, damaged, NULL)
     finally:
         PyBuffer_Release(&view)
 
 
+def scan_batch(buffer, address, store_id, payloads, damaged=None):
+    """As `decode_batch`, but plain messages come packed, for `QueueIndex.put_places`: recovery and commit live on it.
+
+        (PLACES, queue, places)     24 bytes each: id u64, address u64, length u32, deliveries u16, zero u16
+
+    Packed are intact messages of one reference without expiry and not-before. Those between two other events become one
+    event for each queue, by its number; order within a queue is kept. Any other message is a PUT.
+    """
+    cdef Py_buffer view
+    cdef Places places
+    places.entries = NULL
+    places.count = places.room = 0
+    places.queues = False
+    PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE)
+    try:
+        return read_batch(<const uint8_t *>view.buf, <uint64_t>view.len, address, store_id, payloads, damaged, &places)
+    finally:
+        free(places.entries)
+        PyBuffer_Release(&view)
+
+
+cdef struct Place:
+    uint64_t id
+    uint64_t address
+    uint32_t length
+    uint32_t queue
+    uint32_t deliveries
+    uint32_t turn
+
+
+cdef struct Places:
+    # Messages that wait for their event; `queues` says that they are of more than one queue.
+    Place *entries
+    size_t count
+    size_t room
+    bint queues
+
+
+cdef int compare_places(const void *left, const void *right) noexcept nogil:
+    cdef const Place *a = <const Place *>left
+    cdef const Place *b = <const Place *>right
+    if a.queue != b.queue:
+        return 1 if a.queue > b.queue else -1
+    return 1 if a.turn > b.turn else -1
+
+
+cdef int add_place(Places *places, const uint8_t *head, uint64_t address, uint64_t length) except -1:
+    """The plain message whose verified head begins at `head` waits for its event."""
+    cdef Place *place
+    cdef size_t room
+    if places.count == places.room:
+        room = 2 * places.room if places.room else 64
+        place = <Place *>realloc(places.entries, room * sizeof(Place))
+        if place == NULL:
+            raise MemoryError()
+        places.entries = place
+        places.room = room
+    place = &places.entries[places.count]
+    place.queue = load_u32(head + message_head)
+    place.id = load_u64(head + message_head + 4)
+    place.address = address
+    place.length = <uint32_t>length
+    place.deliveries = load_u16(head + 48)
+    place.turn = <uint32_t>places.count
+    if places.count and place.queue != places.entries[0].queue:
+        places.queues = True
+    places.count += 1
+    return 0
+
+
+cdef int join_places(list events, Places *places) except -1:
+    """What was packed so far becomes events."""
+    cdef size_t first = 0
+    cdef size_t end, at
+    cdef bytes packed
+    cdef uint8_t *target
+    if places.queues:
+        qsort(places.entries, places.count, sizeof(Place), compare_places)
+    while first < places.count:
+        end = first
+        while end < places.count and places.entries[end].queue == places.entries[first].queue:
+            end += 1
+        packed = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>(place_bytes * (end - first)))
+        target = <uint8_t *>PyBytes_AS_STRING(packed)
+        for at in range(first, end):
+            store_u64(target, places.entries[at].id)
+            store_u64(target + 8, places.entries[at].address)
+            store_u32(target + 16, places.entries[at].length)
+            store_u32(target + 20, places.entries[at].deliveries)
+            target += place_bytes
+        events.append((PLACES, places.entries[first].queue, packed))
+        first = end
+    places.count = 0
+    places.queues = False
+    return 0
+
+
 cdef list read_batch(
-    const uint8_t *data, uint64_t size, uint64_t address, object store_id, bint payloads, list damaged
+    const uint8_t *data,
+    uint64_t size,
+    uint64_t address,
+    object store_id,
+    bint payloads,
+    list damaged,
+    Places *places,
 ):
+    """The events of a batch; plain messages are packed where `places` is given."""
     cdef Header header
     cdef list events = []
     cdef const uint8_t *head
@@ -665,6 +776,11 @@ cdef list read_batch(
             count = load_u32(head + 52)
             if not count or head_length != padded(message_head + 12 * count):
                 raise corrupt(place, f"a head of {head_length} bytes cannot hold {count} references")
+            if places != NULL and count == 1 and intact and not load_u64(head + 32) and not load_u64(head + 40):
+                add_place(places, head, place, position + address - place)
+                continue
+            if places != NULL:
+                join_places(events, places)
             for at in range(count):
                 event = (
                     PUT,
@@ -680,11 +796,15 @@ cdef list read_batch(
                 if not intact:
                     damaged.append(event)
         else:
+            if places != NULL and not kind & may_skip:
+                join_places(events, places)
             read_other(events, kind, head, head_length, number, data + payload, payload_length, place)
     if position != end:
         raise corrupt(address, f"the records end at byte {position}, not {end}")
     if heads_crc != header.heads_crc:
         raise corrupt(address, "the checksum over the record heads does not fit")
+    if places != NULL:
+        join_places(events, places)
     return events
 
 

@@ -22,6 +22,7 @@ from radiator.cli.check_config import check_config
 from radiator.cli.receive import receive
 from radiator.cli.send import send
 from radiator.cli.serve import serve
+from radiator.cli.store import store
 from radiator.errors import RadiatorError
 
 __all__ = ["radiator", "run"]
@@ -97,7 +98,7 @@ def radiator() -> None:
     """
 
 
-for _command in (serve, check_config, send, receive):
+for _command in (serve, check_config, send, receive, store):
     radiator.add_command(_command)
 
 

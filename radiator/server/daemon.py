@@ -31,6 +31,7 @@ from radiator.errors import RadiatorError
 from radiator.server.connection import Connection
 from radiator.server.listener import Listener
 from radiator.server.logs import Log
+from radiator.server.progress import StartProgress
 from radiator.server.turn import Turn
 from radiator.stomp.frame import escape
 from radiator.stomp.session import Session
@@ -44,7 +45,6 @@ __all__ = ["serve"]
 DRAIN_SECONDS = 6.0
 """For clients to take what they are owed after the first signal; the store's last sync has the rest of the 10 s."""
 
-PROGRESS_SECONDS = 1.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _INTERNAL_ERROR = 70
 
@@ -74,10 +74,10 @@ class _Daemon:
         self._loop: Any = self._hub.loop
         self._waiter: Any = Waiter(self._hub)
         self._code: int | None = None
+        self._failure: BaseException | None = None
         self._listeners: list[Listener] = []
         self._signals: list[Any] = []
         self._deadline: Any = None
-        self._progress_at = 0.0
         self._session_start = secrets.token_hex(4)
         self._sessions = 0
         self._server = f"radiator/{__version__}"
@@ -102,6 +102,7 @@ class _Daemon:
             config.data_dir,
             fsync=config.fsync.mode,
             interval_ms=config.fsync.interval_ms,
+            stop_free=config.disk.stop_free,
             syncer=syncer,
             jobs=jobs,
             report=log.warning,
@@ -110,7 +111,8 @@ class _Daemon:
         self._loop.error_handler = self
         for address in config.listen_stomp:
             self._listeners.append(Listener(turn, address, config.limits.connections, self._session_for))
-        store.open(time.monotonic(), _wall_ms(), self._progress)
+        # No handler yet: a signal ends the process at once, and reading the log changes nothing.
+        store.open(time.monotonic(), _wall_ms(), StartProgress(log, time.monotonic))
         try:
             self._begin(syncer.fileno(), jobs.fileno())
         except RadiatorError:
@@ -200,6 +202,9 @@ class _Daemon:
 
     def _fail(self, error: BaseException) -> None:
         """The daemon cannot go on: say why, acknowledge nothing more."""
+        if error is self._failure:
+            return  # a failed store says the same to whoever asks it before the loop is left
+        self._failure = error
         if isinstance(error, RadiatorError):
             self._log.error("cannot go on", error=str(error))
             self._end(error.exit_code)
@@ -222,13 +227,6 @@ class _Daemon:
 
     def _switch(self) -> None:
         self._waiter.switch(self._code)
-
-    def _progress(self, what: str, done: int, total: int) -> None:
-        now = time.monotonic()
-        if now >= self._progress_at:
-            if self._progress_at:
-                self._log.info(what, done=done, total=total)
-            self._progress_at = now + PROGRESS_SECONDS
 
     def _allow_descriptors(self) -> None:
         """Raise the soft limit of open files to what the configured connections need."""

@@ -100,7 +100,7 @@ def test_the_exit_code_of_the_daemon_is_ours(monkeypatch: pytest.MonkeyPatch, se
     [
         (["bogus"], "No such command 'bogus'."),
         (["recieve"], "No such command 'recieve'. Did you mean 'receive'?"),
-        (["store", "check"], "No such command 'store'"),
+        (["store", "chekc"], "No such command 'chekc'"),
         (["--bogus"], "No such option"),
         (["serve", "extra"], "unexpected extra argument"),
         (["--listen", "here"], "is not HOST:PORT"),

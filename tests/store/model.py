@@ -6,14 +6,16 @@ the model side by side, and remembers at every disk operation what a crash at th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from random import Random
 from typing import Any, NamedTuple
 
+from reader import Found, MustRefuse, read_store
 from simdisk import SimDisk
 
+from radiator.errors import StoreDamaged
 from radiator.message import Delivery, Message
-from radiator.store.base import StoreQueue, Unit
+from radiator.store.base import Reason, StoreQueue, Unit
 from radiator.store.file.engine import FileStore
 from radiator.store.file.ledger import FileQueue
 from radiator.store.file.syncer import InlineJobs, InlineSyncer
@@ -44,21 +46,22 @@ class Model:
 
 
 class Moment(NamedTuple):
-    """A disk as it was, and between how many and how many steps must be found on it after a crash."""
+    """A disk as it was, between how many and how many steps must be found on it after a crash, and what was seen."""
 
     disk: SimDisk
     what: str
     after_kill: int
     after_power_cut: int
     most: int
+    seen: int = 0
 
 
 class Violation(AssertionError):
     """The store broke a promise."""
 
 
-def read_everything(store: FileStore, claimed: dict[StoreQueue, list[Delivery]] | None = None) -> State:
-    """Claim all there is, by queue; everything is put back."""
+def read_everything(store: FileStore, is_genuine: Callable[[Message], bool] = lambda message: True) -> State:
+    """Claim all there is, by queue; everything is put back. A message that is not genuine is a Violation."""
     state: State = {}
     for queue in store.queues():
         found: dict[int, bytes] = {}
@@ -70,6 +73,8 @@ def read_everything(store: FileStore, claimed: dict[StoreQueue, list[Delivery]] 
             idle = 0 if deliveries else idle + 1
             for delivery in deliveries:
                 assert delivery.message is not None
+                if not is_genuine(delivery.message):
+                    raise Violation(f"{queue.name} has other bytes in {delivery.id} than were sent")
                 ids.append(delivery.id)
                 found[delivery.id] = delivery.message.body
         if ids != sorted(ids):
@@ -80,7 +85,9 @@ def read_everything(store: FileStore, claimed: dict[StoreQueue, list[Delivery]] 
 
 
 class World:
-    """One store on one disk with its model. `promise` says which policy's promise is held against it."""
+    """One store on one disk with its model. `fsync` says which policy's promise is held against it."""
+
+    is_genuine: Callable[[Message], bool] = staticmethod(lambda message: True)
 
     def __init__(self, disk: SimDisk, rng: Random, model: Model, *, fsync: str = "always", record: bool = True) -> None:
         self.disk = disk
@@ -102,7 +109,15 @@ class World:
         self.start()
 
     def start(self) -> None:
-        self.store = FileStore(
+        self.store = self.make_store()
+        self.store.open(self.now, 1)
+        self.model.numbers = [0] * len(self.model.numbers)
+        self.told = 0
+        self.store.durable = self._durable
+        self.held = []
+
+    def make_store(self) -> FileStore:
+        return FileStore(
             DIRECTORY,
             fsync=self.fsync,  # type: ignore[arg-type]
             interval_ms=50 if self.fsync == "interval" else 0,
@@ -114,11 +129,6 @@ class World:
             report=lambda event, **fields: self.events.append((event, fields)),
             entropy=self.rng.randbytes,
         )
-        self.store.open(self.now, 1)
-        self.model.numbers = [0] * len(self.model.numbers)
-        self.told = 0
-        self.store.durable = self._durable
-        self.held = []
 
     def _durable(self, number: int) -> None:
         if number <= self.told or number != self.store.committed:
@@ -128,7 +138,9 @@ class World:
     def _record(self, what: str) -> None:
         promised = self.model.committed(self.told)
         power_cut = promised if self.fsync == "always" else self.synced_steps
-        self.moments.append(Moment(self.disk.copy(), what, promised, power_cut, len(self.model.states) - 1))
+        self.moments.append(
+            Moment(self.disk.copy(), what, promised, power_cut, len(self.model.states) - 1, len(self.seen))
+        )
 
     # ------------------------------------------------------------------ steps
 
@@ -155,21 +167,34 @@ class World:
         self.model.step(self.store._log.number, lambda state: state.update({name: {}}))
         return queue
 
+    def message(self, size: int) -> Message:
+        """A message that was never sent before."""
+        self.body += 1
+        body = b"%d:" % self.body + self.rng.randbytes(self.rng.randint(0, size))
+        return Message(12, True, b"destination:x\n", body)
+
     def unit(self, puts: list[list[StoreQueue]], settled: list[Delivery], size: int = 100) -> None:
+        self.transact([(self.message(size), queues) for queues in puts], settled)
+
+    def transact(
+        self,
+        puts: list[tuple[Message, list[StoreQueue]]],
+        settled: list[Delivery],
+        reason: Reason = Reason.ACKED,
+    ) -> None:
+        """One unit, and one step of the model."""
         unit = Unit()
         placed: list[tuple[str, int, bytes]] = []
         ahead: dict[StoreQueue, int] = {}
-        for queues in puts:
-            self.body += 1
-            body = b"%d:" % self.body + self.rng.randbytes(self.rng.randint(0, size))
-            unit.put(Message(12, True, b"destination:x\n", body), queues)
+        for message, queues in puts:
+            unit.put(message, queues)
             for queue in queues:
                 assert isinstance(queue, FileQueue)
                 id = ahead.get(queue, queue.next_id)
                 ahead[queue] = id + 1
-                placed.append((queue.name, id, body))
+                placed.append((queue.name, id, message.body))
         for delivery in settled:
-            unit.settle(delivery.queue, delivery.id)
+            unit.settle(delivery.queue, delivery.id, reason)
         number = self.store.append(unit)
 
         def change(state: State) -> None:
@@ -180,8 +205,12 @@ class World:
 
         self.model.step(number, change)
 
+    def consumes(self, queue: StoreQueue) -> bool:
+        """Does anybody take messages out of `queue`?"""
+        return True
+
     def claim(self) -> None:
-        for queue in list(self.store.queues()):
+        for queue in filter(self.consumes, list(self.store.queues())):
             for delivery in self.store.claim(queue, self.rng.randint(1, 4), 2000):
                 assert delivery.message is not None
                 body = delivery.message.body
@@ -246,21 +275,136 @@ def snapshot(store: FileStore) -> dict[str, Any]:
     }
 
 
-def check(disk: SimDisk, model: Model, least: int, most: int, seed: int, fsync: str = "always") -> World:
+def files_of(disk: SimDisk) -> dict[str, bytes]:
+    """Every file of the data directory that says something, by its path in it: a spare is only room."""
+    prefix = f"{DIRECTORY}/"
+    return {
+        path.removeprefix(prefix): data
+        for path, data in disk.contents().items()
+        if path.startswith(prefix) and "/log/spare-" not in path
+    }
+
+
+def disk_with(files: Mapping[str, bytes]) -> SimDisk:
+    """A disk with these files in the data directory, all of them durable."""
+    disk = SimDisk()
+    for folder in ("log", "quarantine"):
+        disk.make_parents(f"{DIRECTORY}/{folder}")
+    for path, data in files.items():
+        disk.place(f"{DIRECTORY}/{path}", data)
+    return disk
+
+
+def compare(store: FileStore, found: Found) -> None:
+    """Hold a store's index and accounts against the other reader of the format."""
+    ours = {q.number: (q.name, q.index.floor, q.index.addresses()) for q in store._ledger.queues.values()}
+    theirs = {
+        number: (q.name, q.floor, [(id, q.live[id].address, q.live[id].length) for id in sorted(q.live)])
+        for number, q in found.queues.items()
+    }
+    if ours != theirs:
+        raise Violation(f"the index is not what a rescan says: {ours} is not {theirs}")
+    live = {s.number: s.live for s in store._ledger.segments.values() if s.live}
+    if live != found.segments:
+        raise Violation(f"the accounts are not what a rescan says: {live} is not {found.segments}")
+
+
+def compare_bodies(state: State, found: Found) -> None:
+    """Hold what a store delivers against the other reader."""
+    for name, messages in found.bodies().items():
+        if messages.keys() != state[name].keys() or any(not messages[id].endswith(b) for id, b in state[name].items()):
+            raise Violation(f"{name} delivers something else than a rescan finds")
+
+
+class Verdict(NamedTuple):
+    """What came of a start: refused, or a state without what was set aside."""
+
+    refused: str
+    state: State
+    set_aside: list[tuple[str, int]]
+
+
+def judge(disk: SimDisk, **options: Any) -> Verdict:
+    """Start on any disk whatever. The other reader must be of the same opinion; nothing but a refusal may be raised.
+
+    A saved index spares a start the reading of the log. So it may start where the log's structure is damaged, and a
+    delivery finds out; without it the rule holds to the letter, and what is found is the same.
+    """
+    files = files_of(disk)
+    saved = "index" in files
+    if saved:
+        bare = disk.copy()
+        del bare.directories[DIRECTORY]["index"]
+        strict = judge(bare, **options)
+    found: Found | None = None
+    why = ""
+    try:
+        found = read_store(files)
+    except MustRefuse as error:
+        why = str(error)
+    events: list[tuple[str, dict[str, Any]]] = []
+    options.setdefault("segment_bytes", 32768)
+    store = FileStore(
+        DIRECTORY,
+        fsio=disk,
+        syncer=InlineSyncer(disk),
+        jobs=InlineJobs(),
+        report=lambda event, **fields: events.append((event, fields)),
+        entropy=bytes,
+        **options,
+    )
+    before = disk.contents()
+    try:
+        store.open(0.0, 1)
+    except StoreDamaged as error:
+        if found is not None:
+            raise Violation(f"refused without need: {error}") from error
+        if disk.contents() != before:
+            raise Violation("a refusal changed something") from error
+        return Verdict(str(error), {}, [])
+    if "FORMAT" not in files:
+        if list(store.queues()):
+            raise Violation("a creation found queues")
+        return Verdict("", {}, [])
+    if found is None and not saved:
+        raise Violation(f"the store starts where it must refuse: {why}")
+    if found is not None and not saved:
+        compare(store, found)
+    state = read_everything(store)
+    set_aside = sorted((fields["queue"], fields["id"]) for event, fields in events if "id" in fields)
+    if saved and not strict.refused and (state, set_aside) != strict[1:]:
+        raise Violation(f"a saved index makes {state}, without {set_aside}; the log {strict}")
+    if found is None:
+        return Verdict("", state, set_aside)
+    compare_bodies(state, found)
+    if set_aside != found.spoilt():
+        raise Violation(f"set aside: {set_aside}, by a rescan: {found.spoilt()}")
+    return Verdict("", state, set_aside)
+
+
+def check(
+    disk: SimDisk, model: Model, least: int, most: int, seed: int, fsync: str = "always", kind: type[World] = World
+) -> World:
     """Start on what a crash left: a prefix of the history, whole, twice the same. The world goes on from there."""
     rng = Random(seed)
     found: list[tuple[State, dict[str, Any]]] = []
     for _ in range(2):
-        world = World(disk, rng, Model({}), fsync=fsync, record=False)
-        before = disk.contents()
-        found.append((read_everything(world.store), snapshot(world.store)))
+        world = kind(disk, rng, Model({}), fsync=fsync, record=False)
+        before = files_of(disk)
+        found.append((read_everything(world.store, kind.is_genuine), snapshot(world.store)))
         if world.events:
             raise Violation(f"reported without a reason: {world.events}")
-        if disk.contents() != before:
+        if files_of(disk) != before:
             raise Violation("the recovery wrote")
     if found[0] != found[1]:
         raise Violation("recovering twice is not recovering once")
     state = found[0][0]
+    try:
+        rescanned = read_store(files_of(disk))  # after the recovery: it reads what the platters have
+    except MustRefuse as error:
+        raise Violation(f"the store starts where it must refuse: {error}") from error
+    compare(world.store, rescanned)
+    compare_bodies(state, rescanned)
     if state not in model.states[least : most + 1]:
         where = [number for number, other in enumerate(model.states) if other == state]
         raise Violation(f"found steps {where or 'of no prefix'}, expected {least} to {most}")

@@ -4,6 +4,8 @@ What a program wrote is in the volatile image; a sync copies it to the durable o
 machine finds after a power cut: every 512-byte sector, size and directory change that was not synced survives or not,
 each by its own throw of the dice. `survive` makes the one that a process finds after `kill -9`: all of it.
 
+A power cut of another kind than the dice's (nothing survives, all names and no content, …) is had by its chances.
+
 `before` is called before every operation that changes or syncs something; it may raise PowerCut, or take a `copy`.
 Faults are switched on by attributes. It must never lose what was synced, unless a fault says so.
 """
@@ -23,42 +25,57 @@ class PowerCut(BaseException):
 
 
 class Inode:
-    """One file: what programs see, what the platters have, and which sectors and whether the size differ."""
+    """One file: what programs see, what the platters have, and which sectors and whether the size differ.
+
+    `lost` are sectors that are clean and not on the platters: the device lied, or a sync failed. Programs see them as
+    long as they are in memory.
+    """
 
     def __init__(self) -> None:
         self.data = bytearray()
         self.durable = bytearray()
         self.dirty: set[int] = set()
+        self.lost: set[int] = set()
 
     def copy(self) -> Inode:
         twin = Inode()
         twin.data = bytearray(self.data)
         twin.durable = bytearray(self.durable)
         twin.dirty = set(self.dirty)
+        twin.lost = set(self.lost)
         return twin
 
     def touch(self, start: int, end: int) -> None:
-        self.dirty.update(range(start // SECTOR, (end + SECTOR - 1) // SECTOR))
+        sectors = range(start // SECTOR, (end + SECTOR - 1) // SECTOR)
+        self.dirty.update(sectors)
+        self.lost.difference_update(sectors)
 
     def settle(self) -> None:
         """All is on the platters."""
         size = len(self.data)
         del self.durable[size:]
         self.durable.extend(bytes(size - len(self.durable)))
-        for sector in self.dirty:
+        for sector in self.dirty - self.lost:
             at = slice(sector * SECTOR, (sector + 1) * SECTOR)
             self.durable[at] = self.data[at]
         self.dirty.clear()
 
-    def after_power_cut(self, rng: Random) -> Inode:
-        size = rng.choice((len(self.data), len(self.durable)))
+    def forget(self) -> None:
+        """Memory is given back: what is clean is read from the platters again."""
+        for sector in self.lost - self.dirty:
+            at = slice(sector * SECTOR, min((sector + 1) * SECTOR, len(self.data)))
+            self.data[at] = self.durable[at].ljust(len(self.data[at]), b"\0")
+        self.lost &= self.dirty
+
+    def after_power_cut(self, rng: Random, chance: float = 0.5) -> Inode:
+        size = len(self.data) if rng.random() < chance else len(self.durable)
         found = bytearray(size)
         kept = min(size, len(self.durable))
         found[:kept] = self.durable[:kept]
-        for sector in sorted(self.dirty):
+        for sector in sorted(self.dirty - self.lost):
             at = slice(sector * SECTOR, min((sector + 1) * SECTOR, size))
             new = self.data[at]
-            if new and at.start < size and rng.random() < 0.5:
+            if new and at.start < size and rng.random() < chance:
                 found[at.start : at.start + len(new)] = new
         twin = Inode()
         twin.data, twin.durable = found, bytearray(found)
@@ -85,6 +102,7 @@ class SimDisk:
         self.drop_on_failed_sync = False
         self.fail_write_at: int | None = None
         self.full = False
+        self.capacity: int | None = None  # bytes of all files together; None: endless
         self.bad_reads: set[tuple[str, int]] = set()
         self.skipped: set[str] = set()
         self.syncs = 0
@@ -102,6 +120,7 @@ class SimDisk:
 
     def _twin(self, inode_of: Callable[[Inode], Inode]) -> SimDisk:
         disk = SimDisk()
+        disk.capacity = self.capacity
         twins: dict[int, Inode] = {}
 
         def twin(inode: Inode) -> Inode:
@@ -120,15 +139,16 @@ class SimDisk:
 
     survive = copy
 
-    def power_cut(self, rng: Random) -> SimDisk:
-        """What is there when the power comes back."""
+    def power_cut(self, rng: Random, content: float = 0.5, names_kept: float = 0.5) -> SimDisk:
+        """What is there when the power comes back; with what chance an unsynced piece of each kind survives."""
         names = {path: dict(inodes) for path, inodes in self.durable.items()}
         for path, name, inode, old in self.pending:
-            if rng.random() < 0.5:
+            if rng.random() < names_kept:
                 _change(names[path], name, inode, old)
         held = SimDisk()
+        held.capacity = self.capacity
         held.directories = held.durable = names
-        found = held._twin(lambda inode: inode.after_power_cut(rng))
+        found = held._twin(lambda inode: inode.after_power_cut(rng, content))
         found.durable = {path: dict(inodes) for path, inodes in found.directories.items()}
         return found
 
@@ -147,6 +167,44 @@ class SimDisk:
             return self.directories[directory][name]
         except KeyError:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from None
+
+    def place(self, path: str, data: bytes) -> None:
+        """Put a durable file there."""
+        inode = Inode()
+        inode.data[:] = inode.durable[:] = data
+        directory, name = os.path.split(path)
+        self.directories[directory][name] = self.durable[directory][name] = inode
+
+    # ------------------------------------------------------------------ what devices do
+
+    def damage(self, rng: Random, earlier: SimDisk) -> str:
+        """Spoil one place, as bad devices do; what was done. `earlier` is this disk before some writes."""
+        paths = sorted(path for path, data in self.contents().items() if data)
+        path = rng.choice(paths)
+        inode = self.inode(path)
+        sectors = (len(inode.data) + SECTOR - 1) // SECTOR
+        first = rng.randrange(sectors) * SECTOR
+        last = min(first + rng.choice((1, 1, 8)) * SECTOR, len(inode.data))
+        what = rng.choice(("flip", "zero", "lost write", "misdirected write", "cut", "other file"))
+        if what == "flip":
+            inode.data[rng.randrange(len(inode.data))] ^= 1 << rng.randrange(8)
+        elif what == "zero":
+            inode.data[first:last] = bytes(last - first)
+        elif what == "lost write":
+            old = earlier.contents().get(path, b"")[first:last]
+            inode.data[first:last] = old.ljust(last - first, b"\0")
+        elif what == "misdirected write":
+            source = self.inode(rng.choice(paths)).data
+            at = rng.randrange((len(source) + SECTOR - 1) // SECTOR) * SECTOR
+            piece = source[at : at + last - first]
+            inode.data[first : first + len(piece)] = piece
+        elif what == "cut":
+            del inode.data[rng.randrange(len(inode.data)) :]
+        else:
+            inode.data[:] = self.inode(rng.choice(paths)).data
+        inode.durable[:] = inode.data
+        inode.dirty.clear()
+        return f"{what} in {os.path.basename(path)} at {first}"
 
     # ------------------------------------------------------------------ directories
 
@@ -176,6 +234,13 @@ class SimDisk:
         if self._operation("rename"):
             path, name = os.path.split(target)
             self._name(path, name, self.inode(source), os.path.basename(source))
+
+    def link(self, source: str, target: str) -> None:
+        path, name = os.path.split(target)
+        if name in self.directories[path]:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)
+        if self._operation("link"):
+            self._name(path, name, self.inode(source), "")
 
     def unlink(self, path: str) -> None:
         if self._operation("unlink"):
@@ -241,6 +306,7 @@ class SimDisk:
         if self.short_writes is not None and length > 1:
             length = self.short_writes.randint(1, length)
         inode = self.files[fd]
+        self._grow(inode, offset + length)
         if len(inode.data) < offset:
             inode.touch(len(inode.data), offset)
             inode.data.extend(bytes(offset - len(inode.data)))
@@ -261,10 +327,10 @@ class SimDisk:
         inode = self.files[fd]
         if self.syncs == self.fail_sync_at:
             # The kernel's way: the pages are clean now, and have the new contents or the old ones.
-            if self.drop_on_failed_sync:
-                size = len(inode.data)
-                inode.data[:] = inode.durable[:size].ljust(size, b"\0")
+            inode.lost |= inode.dirty
             inode.dirty.clear()
+            if self.drop_on_failed_sync:
+                inode.forget()
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         inode.settle()
 
@@ -273,9 +339,31 @@ class SimDisk:
         if self.full:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         inode = self.files[fd]
+        self._grow(inode, length)
         if len(inode.data) < length:
             inode.touch(len(inode.data), length)
             inode.data.extend(bytes(length - len(inode.data)))
+
+    def free_bytes(self, path: str) -> int:
+        if self.full:
+            return 0
+        return 1 << 50 if self.capacity is None else max(0, self.capacity - self.used())
+
+    def used(self) -> int:
+        """Bytes of all files that have a name or are open."""
+        inodes = {id(inode): inode for names in self.directories.values() for inode in names.values()}
+        inodes.update((id(inode), inode) for inode in self.files.values())
+        return sum(len(inode.data) for inode in inodes.values())
+
+    def links(self, fd: int) -> int:
+        inode = self.files[fd]
+        return sum(other is inode for names in self.directories.values() for other in names.values())
+
+    def _grow(self, inode: Inode, length: int) -> None:
+        """The file is to be `length` bytes long: is there room?"""
+        more = length - len(inode.data)
+        if more > 0 and self.capacity is not None and more > self.capacity - self.used():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def truncate(self, fd: int, length: int) -> None:
         self._operation("truncate")
@@ -284,7 +372,7 @@ class SimDisk:
         inode.dirty = {sector for sector in inode.dirty if sector * SECTOR < length}
 
     def drop_cache(self, fd: int) -> None:
-        pass
+        self.files[fd].forget()
 
 
 def _change(names: dict[str, Inode], name: str, inode: Inode | None, old: str) -> None:

@@ -150,6 +150,7 @@ def test_damage_in_an_older_segment_is_refused() -> None:
 def test_a_missing_segment_is_refused() -> None:
     disk, _, _ = three_batches()
     store = new_store(disk)
+    store._reclaim.stopped = True  # or some of the messages stand in the newest segment too
     put(store, store.declare("/queue/a"), b"more")
     del disk.directories[f"{DIRECTORY}/log"]["00000002.seg"]
     with pytest.raises(StoreDamaged, match=r"/queue/a .* ids 1, 2, 3, 4; .*00000002\.seg"):
@@ -255,6 +256,24 @@ def test_an_id_is_never_used_again() -> None:
             assert not seen & set(fresh)
 
 
+def test_the_number_of_a_lost_queue_is_never_used_again() -> None:
+    """Its messages may have been delivered, and a late ACK of one must not hit another."""
+    disk = new_disk()
+    store = new_store(disk, "never")
+    queue = store.declare("/queue/a")
+    put(store, queue, b"one")
+    assert [delivery.id for delivery in store.claim(queue, 10, 1 << 20)] == [1]
+    after = disk.power_cut(Random(1), content=0)
+    store = new_store(after, "never")
+    assert list(store.queues()) == []
+    again = store.declare("/queue/b")
+    assert again.number > queue.number
+    put(store, again, b"two")
+    store.close()
+    store = new_store(after)
+    assert store.declare("/queue/c").number == again.number + 1, "after a clean stop there is nothing to fear"
+
+
 # ------------------------------------------------------------------ damage met on delivery
 
 
@@ -276,7 +295,9 @@ def test_a_damaged_payload_is_set_aside_and_the_queue_goes_on() -> None:
         store.append(unit)
     turn(store)
     assert (queue.ready, queue.in_flight) == (0, 1)
-    assert path in disk.contents(), "a damaged segment is kept, though nothing in it lives"
+    files = disk.contents()
+    assert path not in files
+    assert f"{DIRECTORY}/quarantine/00000002.seg" in files, "a damaged segment is kept, though nothing in it lives"
 
 
 def test_a_damaged_payload_found_at_the_start_is_set_aside() -> None:
@@ -361,16 +382,6 @@ def test_a_failed_write_is_final() -> None:
     with pytest.raises(StoreFailed, match=r"00000002\.seg"):
         put(store, queue, b"two")
     assert store.committed == 1
-
-
-def test_a_full_disk_is_met_when_a_segment_is_born() -> None:
-    disk = new_disk()
-    store = new_store(disk)
-    disk.full = True
-    with pytest.raises(StoreFailed, match=r"00000002\.seg cannot be made: .*No space left"):
-        put(store, store.declare("/queue/a"), b"one")
-    disk.full = False
-    assert bodies(disk) == []
 
 
 def test_lost_and_misdirected_writes_below_the_synced_end_are_refused() -> None:

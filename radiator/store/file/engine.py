@@ -11,12 +11,14 @@ completed. Called by: the broker and the server, through `store.base.Store`; too
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from radiator.errors import Refused, StoreFailed
 from radiator.message import Delivery, Message
 from radiator.store.base import Progress, Reason, Store, StoreQueue, Unit
+from radiator.store.file.cache import save_index
 from radiator.store.file.format import (
     Format,
     Names,
@@ -29,16 +31,24 @@ from radiator.store.file.format import (
 from radiator.store.file.fsio import Fsio, RealFsio
 from radiator.store.file.ledger import FileQueue, Ledger
 from radiator.store.file.log import Log, Policy
+from radiator.store.file.quarantine import Quarantine
 from radiator.store.file.reads import Reads
+from radiator.store.file.reclaim import Reclaim
 from radiator.store.file.record import MAX_PAYLOAD, BatchWriter
 from radiator.store.file.recovery import Report, recover
-from radiator.store.file.segment import OPENING_OFFSET, Birth, address_of, where
+from radiator.store.file.segment import OPENING_OFFSET, Birth, address_of
+from radiator.store.file.spares import SPARES, Spares
+from radiator.store.file.stall import StallWatch
 from radiator.store.file.syncer import JobRunner, Jobs, SyncWorker, ThreadSyncer
+from radiator.store.file.watermark import Watermark
 
 __all__ = ["BUFFER_BYTES", "SEGMENT_BYTES", "FileStore"]
 
 SEGMENT_BYTES = 64 << 20
 BUFFER_BYTES = 2 << 20
+INDEX_FROM = 128 << 20
+"""A log up to this size is read in a fraction of a second, and reading finds damage: no index is saved for it."""
+_SWEEP_SECONDS = 0.002
 _LARGEST_SEGMENT = 1 << 30  # offsets have 32 bits, and a batch may begin just before this
 
 
@@ -47,7 +57,9 @@ class FileStore(Store):
 
     `fsync` is "always", "interval" (every `interval_ms`) or "never". A segment closes at the first batch that ends past
     `segment_bytes`; `has_room` turns false when the open batch has `buffer_bytes`. The store closes `syncer` and `jobs`
-    when it is closed. `report(event, **fields)` tells an operator. `entropy(n)` gives the id of a new store.
+    when it is closed. With less than `stop_free` bytes free in the file system, puts are refused. `report(event,
+    **fields)` tells an operator. `entropy(n)` gives the id of a new store. A stop saves the index where the log has
+    more than `index_from` bytes; `clock` bounds the time that this takes.
     """
 
     def __init__(
@@ -61,8 +73,11 @@ class FileStore(Store):
         fsio: Fsio | None = None,
         syncer: SyncWorker | None = None,
         jobs: JobRunner | None = None,
+        stop_free: int = 0,
         report: Report | None = None,
         entropy: Callable[[int], bytes] = os.urandom,
+        index_from: int = INDEX_FROM,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if fsync not in ("always", "interval", "never") or (fsync == "interval") != (interval_ms > 0):
             raise ValueError(f"fsync {fsync!r} with an interval of {interval_ms} ms: only 'interval' has one, over 0")
@@ -80,6 +95,13 @@ class FileStore(Store):
         self._jobs: JobRunner = Jobs() if jobs is None else jobs
         self._report: Report = _ignore if report is None else report
         self._entropy = entropy
+        self._clock = clock
+        self._index_from = index_from
+        self._stop_free = stop_free
+        self._spares = Spares(
+            self._fsio, self._jobs, self._names, segment_bytes=segment_bytes, stop_free=stop_free, report=self._report
+        )
+        self._spares.resumed = self._has_space
         self._lock_fd = -1
         self._opened = False
         self._by_name: dict[str, FileQueue] = {}
@@ -98,7 +120,12 @@ class FileStore(Store):
             form = read_format(fsio, names)
             if form is None:
                 form = self._create(wall_ms)
+            self._spares.look()
             recovered = recover(fsio, names, form.store_id, names.segments(fsio), self._report, progress)
+            quarantine = Quarantine(fsio, names, recovered.ledger, self._report, self._damaged)
+            quarantine.load()
+            for segment in recovered.ledger.segments.values():
+                segment.allocated = fsio.size(segment.fd)
         except OSError as error:
             self._close_lock()
             raise StoreFailed(
@@ -107,24 +134,41 @@ class FileStore(Store):
         except BaseException:
             self._close_lock()
             raise
+        self._store_id = form.store_id
         self._ledger: Ledger = recovered.ledger
         self._clean = recovered.clean
         # Numbers of queues are given ahead of the log; the ledger's own count follows.
         self._next_queue = self._ledger.next_queue
         self._by_name = {queue.name: queue for queue in self._ledger.queues.values()}
+        self._quarantine = quarantine
         self._reads = Reads(fsio, self._jobs, self._ledger, self._set_aside)
         self._log = Log(
             recovered,
             self._landed,
             names=names,
+            quarantine=quarantine,
             store_id=form.store_id,
             fsio=fsio,
             syncer=self._syncer,
             jobs=self._jobs,
             policy=self._policy,
             segment_bytes=self._segment_bytes,
+            spares=self._spares,
             wall_ms=wall_ms,
         )
+        self._reclaim = Reclaim(
+            self._log,
+            self._ledger,
+            quarantine,
+            fsio=fsio,
+            jobs=self._jobs,
+            names=names,
+            store_id=form.store_id,
+            segment_bytes=self._segment_bytes,
+            room_bytes=self._buffer_bytes,
+            report=self._report,
+        )
+        self._stall = StallWatch(self._report)
         self._opened = True
 
     def _create(self, wall_ms: int) -> Format:
@@ -152,6 +196,8 @@ class FileStore(Store):
         )
         fsio.close(birth.happen().fd)
         replace_file(fsio, names.format, encode_format(form))
+        for number in range(1, SPARES + 1):
+            self._spares.make(number)
         fsio.sync_directory(os.path.dirname(os.path.abspath(names.directory)))
         return form
 
@@ -187,6 +233,8 @@ class FileStore(Store):
         return log.filling.size < self._buffer_bytes and log.failed is None
 
     def check(self, unit: Unit) -> None:
+        if self._spares.full and unit.puts:
+            raise self._spares.refusal()
         size = 0
         for message, _ in unit.puts:
             size += len(message.block) + len(message.body)
@@ -201,7 +249,7 @@ class FileStore(Store):
         puts = unit.puts
         if puts:
             message = puts[0][0]
-            if len(puts) > 1 or len(message.body) + len(message.block) > MAX_PAYLOAD:
+            if self._spares.full or len(puts) > 1 or len(message.body) + len(message.block) > MAX_PAYLOAD:
                 self.check(unit)  # not called for the common case: this is hot
             for message, queues in puts:
                 if len(queues) == 1:
@@ -234,16 +282,10 @@ class FileStore(Store):
 
     def _set_aside(self, queue: FileQueue, id: int, address: int, why: str) -> None:
         """A claimed message is damaged: it is never delivered, and its segment stays for the operator."""
-        number = address >> 32
-        self._ledger.segments[number].damaged = True
-        self._report(
-            "message is damaged and was set aside",
-            queue=queue.name,
-            id=id,
-            place=where(address),
-            path=self._names.segment(number),
-            reason=why,
-        )
+        self._quarantine.aside(queue, id, address, why)
+
+    def _damaged(self, queue: FileQueue, id: int) -> None:
+        """What is damaged is noted for good, so it can be dead."""
         self._log.filling.settle(queue.number, id, Reason.DAMAGED)
 
     # ------------------------------------------------------------------ commit
@@ -253,16 +295,26 @@ class FileStore(Store):
 
     def completed(self) -> None:
         self._log.completed()
+        self._reclaim.pump()
+        if self._ledger.dropping:
+            self._ledger.sweep()
 
     def _landed(self, number: int) -> None:
         """The log has the batch `number` where the policy wants it: in "always", after its sync."""
         self.committed = number
+        self._reclaim.committed(number)
         ledger = self._ledger
         gained, ledger.gained = ledger.gained, {}
         for queue in gained:
             queue.on_ready()
         # The guarantee: nobody is told of `number` in another place than this.
         self.durable(number)
+
+    def _has_space(self) -> None:
+        """The disk has room again: dead letters that were refused are tried again by whoever hears this."""
+        if self._opened:
+            for queue in self._by_name.values():
+                queue.on_ready()
 
     def tick(self, now: float) -> float | None:
         log = self._log
@@ -271,10 +323,16 @@ class FileStore(Store):
             self._next_sync = now + self._interval
             if not log.synced:
                 log.sync_soon()
-        mark = log.mark(now)
-        if not self._interval:
-            return mark
-        return self._next_sync if mark is None else min(mark, self._next_sync)
+        self._quarantine.retry()
+        due = [
+            self._spares.tick(now),
+            log.mark(now),
+            self._reclaim.tick(now),
+            self._stall.look(log.work, self._names.log, now),
+            now + _SWEEP_SECONDS if self._ledger.dropping and self._ledger.sweep() else None,
+            self._next_sync if self._interval else None,
+        ]
+        return min(when for when in due if when is not None)
 
     def filenos(self) -> list[int]:
         """The descriptors whose readability calls for `completed`."""
@@ -283,7 +341,10 @@ class FileStore(Store):
     def close(self) -> None:
         try:
             if self._opened and self._log.failed is None:
-                self._log.stop()
+                self._reclaim.stop()
+                mark = self._log.stop()
+                if mark is not None:
+                    self._save_index(mark)
         finally:
             self._syncer.close()
             self._jobs.close()
@@ -292,6 +353,15 @@ class FileStore(Store):
                 for segment in self._ledger.segments.values():
                     self._fsio.close(segment.fd)
             self._close_lock()
+
+    def _save_index(self, mark: Watermark) -> None:
+        """The stop is done, and says so on the disk; what follows only makes the next start short."""
+        ledger, names, fsio = self._ledger, self._names, self._fsio
+        if self._spares.full or sum(segment.end for segment in ledger.segments.values()) <= self._index_from:
+            return
+        reason = save_index(fsio, names, self._store_id, ledger, mark, self._clock, keep_free=self._stop_free)
+        if reason is not None:
+            self._report("index was not saved: the next start reads the whole log", path=names.index, reason=reason)
 
     def _close_lock(self) -> None:
         if self._lock_fd >= 0:

@@ -6,7 +6,9 @@ Called by: `engine.FileStore.open` and whoever inspects a store.
     lock                    flock for the daemon's life, empty
     FORMAT                  text, written last at creation: a directory without it is no store
     watermark               two slots, see `watermark`
+    index                   after a clean stop, see `cache`; may be taken away at any time
     log/00000001.seg …      segments, see `segment`; a .tmp is a birth that did not happen
+    log/spare-1 … spare-3   room for a full disk, see `spares`; not part of the log
     quarantine/             segments with damage that are no longer needed
 
 FORMAT is ASCII, one `name value` a line; the last line is the CRC-32 of all before it, as 8 hexadecimal digits:
@@ -53,19 +55,24 @@ _BEFORE_FORMAT = frozenset(("lock", "log", "quarantine", "watermark", "watermark
 class Names:
     """The paths of one data directory."""
 
-    __slots__ = ("directory", "format", "lock", "log", "quarantine", "watermark")
+    __slots__ = ("directory", "format", "index", "lock", "log", "quarantine", "watermark")
 
     def __init__(self, directory: str) -> None:
         self.directory = directory
         self.lock = os.path.join(directory, "lock")
         self.format = os.path.join(directory, "FORMAT")
         self.watermark = os.path.join(directory, "watermark")
+        self.index = os.path.join(directory, "index")
         self.log = os.path.join(directory, "log")
         self.quarantine = os.path.join(directory, "quarantine")
 
     def segment(self, number: int) -> str:
         """Where segment `number` is."""
         return os.path.join(self.log, f"{number:08d}.seg")
+
+    def spare(self, number: int) -> str:
+        """Where spare `number` is."""
+        return os.path.join(self.log, f"spare-{number}")
 
     def segments(self, fsio: Fsio) -> list[int]:
         """The numbers of the segments that are there, ascending."""

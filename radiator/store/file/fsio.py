@@ -62,6 +62,12 @@ class Fsio(Protocol):
     def allocate(self, fd: int, length: int) -> None:
         """Reserve the space of `length` bytes from the file's start; it reads as zeros. OSError ENOSPC where full."""
 
+    def free_bytes(self, path: str) -> int:
+        """Bytes that are free for us in the file system of `path`."""
+
+    def links(self, fd: int) -> int:
+        """How many names the file has."""
+
     def truncate(self, fd: int, length: int) -> None:
         """Cut the file to `length` bytes."""
 
@@ -70,6 +76,9 @@ class Fsio(Protocol):
 
     def rename(self, source: str, target: str) -> None:
         """Give a file another name in the same directory, replacing what had it."""
+
+    def link(self, source: str, target: str) -> None:
+        """Give a file one name more, maybe in another directory. FileExistsError where `target` is one already."""
 
     def unlink(self, path: str) -> None:
         """Take a name away."""
@@ -163,7 +172,26 @@ class RealFsio:
         if sys.platform == "darwin":
             os.ftruncate(fd, length)
         else:
-            os.posix_fallocate(fd, 0, length)
+            try:
+                os.posix_fallocate(fd, 0, length)
+            except OSError as error:
+                if error.errno not in _UNSUPPORTED:
+                    raise
+                self._fill(fd, length)
+
+    def _fill(self, fd: int, length: int) -> None:
+        """Take blocks by writing zeros behind the file's end, where the file system has no other way."""
+        zeros = memoryview(bytes(1 << 20))
+        size = os.fstat(fd).st_size
+        while size < length:
+            size += os.pwrite(fd, zeros[: length - size], size)
+
+    def free_bytes(self, path: str) -> int:
+        found = os.statvfs(path)
+        return found.f_bavail * found.f_frsize
+
+    def links(self, fd: int) -> int:
+        return os.fstat(fd).st_nlink
 
     def truncate(self, fd: int, length: int) -> None:
         os.ftruncate(fd, length)
@@ -174,6 +202,9 @@ class RealFsio:
 
     def rename(self, source: str, target: str) -> None:
         os.rename(source, target)
+
+    def link(self, source: str, target: str) -> None:
+        os.link(source, target)
 
     def unlink(self, path: str) -> None:
         os.unlink(path)

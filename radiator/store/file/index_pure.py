@@ -17,10 +17,12 @@ Over 500 lines, since a twin is one module, and this one a single data structure
 from __future__ import annotations
 
 import re
+import sys
 from array import array
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable, Iterator
-from typing import Final
+from struct import Struct
+from typing import Any, Final
 
 __all__ = ["CHUNK", "IN_FLIGHT", "READY", "QueueIndex"]
 
@@ -38,6 +40,13 @@ _NOT_DEAD = re.compile(rb"[^\x03]")
 _DEAD_RUN = re.compile(rb"\x03+")
 _LIVE = re.compile(rb"[\x01\x02]")
 _LIVE_RUN = re.compile(rb"[\x01\x02]+")
+_ANY_LIVE_OR_DEAD = re.compile(rb"[\x01\x03]+")
+_PLACE = Struct("<QQIHH")
+_PIECE = Struct("<QII")
+_COLUMN_BYTES = (8, 4, 2)
+_SLOT_BYTES = 15
+_AS_DUMPED = bytes((_DEAD, READY, READY, _DEAD)) + bytes(252)
+_UNFIT_PIECE = "a piece of an index does not fit where it is"
 
 
 class _Chunk:
@@ -166,6 +175,34 @@ class QueueIndex:
             insort(self._released, id)
         return True, 0
 
+    def put_places(
+        self, places: bytes | bytearray | memoryview, grow: bool = True
+    ) -> tuple[int, int, list[tuple[int, int]]]:
+        """Locate many messages: `put` for each place of `scan_batch`. Without `grow`, ids past the end are ignored.
+
+        Returns how many places are now the messages', the sum of their lengths, and (address, length) of every copy
+        that one of them replaced. Hot: recovery and commit bring every message here.
+        """
+        if len(places) % _PLACE.size:
+            raise ValueError(f"places have 24 bytes each, {len(places)} are there")
+        count = size = 0
+        replaced: list[tuple[int, int]] = []
+        put = self.put
+        for id, address, length, deliveries, _ in _PLACE.iter_unpack(places):
+            old_length = 0
+            if id < self.next:
+                found = self._slot(id)
+                old_length = 0 if found is None else found[0].lengths[found[1]]
+            elif not grow:
+                continue
+            accepted, old = put(id, address, length, deliveries)
+            if accepted:
+                count += 1
+                size += length
+                if old:
+                    replaced.append((old, old_length))
+        return count, size, replaced
+
     def skip(self, next: int) -> None:
         """Raise `next`; the ids passed over are dead. A lower `next` changes nothing."""
         old = self.next
@@ -282,6 +319,13 @@ class QueueIndex:
         """The dead ids between `floor` and `next` as (first, last): ascending, apart, never touching."""
         return list(_joined(self._spans(_DEAD_RUN, self._gone_first, self._gone_last)))
 
+    def packed_dead_ranges(self) -> bytes:
+        """`dead_ranges` for `BatchWriter.state`: first u64, last u64 of each. A million holes take milliseconds."""
+        ends = array("Q", [id for span in self.dead_ranges() for id in span])
+        if sys.byteorder == "big":
+            ends.byteswap()
+        return ends.tobytes()
+
     def missing(self, limit: int) -> list[int]:
         """Up to `limit` ids between `floor` and `next` that are neither dead nor located: none in a whole store."""
         spans = self._spans(_DEAD_RUN, self._gone_first, self._gone_last) + self._spans(_LIVE_RUN, (), ())
@@ -303,6 +347,101 @@ class QueueIndex:
             for slot, deliveries in enumerate(chunk.deliveries)
             if deliveries and 0 < chunk.states[slot] < _DEAD
         ]
+
+    def recount(self, counts: Iterable[tuple[int, int]]) -> None:
+        """Raise delivery counts to the given ones, as (id, deliveries); ids that are not live are ignored."""
+        for id, deliveries in counts:
+            found = self._slot(id)
+            if found is not None:
+                chunk, slot = found
+                chunk.deliveries[slot] = max(chunk.deliveries[slot], min(deliveries, _MAX_DELIVERIES))
+
+    def dump(self, first: int = 0) -> tuple[bytes, int]:
+        """One piece of what `load` takes: the first chunk with a live message of an id from `first` on.
+
+        Returns the piece and where to go on; b"" where there is none. What is in flight is written as ready. No id may
+        be missing.
+
+            first u64 | count u32 | zero u32 | count x: address u64 | length u32 | deliveries u16 | state u8
+
+        Each of the last four is a column of its own. It begins and ends with a live id; state is 1 (live) or 3 (dead),
+        the other columns of a dead id are zero. Every id that stands in no piece is dead.
+        """
+        for number in self._numbers[bisect_left(self._numbers, first >> _SHIFT) :]:
+            chunk = self._chunks[number]
+            match = _LIVE.search(chunk.states, max(0, first - chunk.start))
+            if match is None:
+                continue
+            low = match.start()
+            high = len(chunk.states)
+            while not 0 < chunk.states[high - 1] < _DEAD:
+                high -= 1
+            states = chunk.states[low:high].translate(_AS_DUMPED)
+            columns: list[array[int]] = [chunk.addresses[low:high], chunk.lengths[low:high], chunk.deliveries[low:high]]
+            for run in _DEAD_RUN.finditer(states):
+                for column in columns:
+                    column[run.start() : run.end()] = array(column.typecode, bytes(column.itemsize * len(run[0])))
+            piece = [_PIECE.pack(chunk.start + low, high - low, 0)]
+            for column in columns:
+                if sys.byteorder == "big":
+                    column.byteswap()
+                piece.append(column.tobytes())
+            piece.append(bytes(states))
+            return b"".join(piece), chunk.start + high
+        return b"", self.next
+
+    def load(self, pieces: Iterable[bytes | bytearray | memoryview]) -> None:
+        """Be what `dump` wrote piece by piece: all of them in their order, into an index that has only floor and next.
+
+        ValueError where one does not fit; the index is of no use then.
+        """
+        expected = self.floor
+        if self._numbers or self._gone_first:
+            raise ValueError(_UNFIT_PIECE)
+        for piece in pieces:
+            expected = self._load_piece(memoryview(piece), expected)
+        if expected < self.next:
+            if expected == self.floor:
+                raise ValueError(_UNFIT_PIECE)
+            self._add_gone(expected, self.next - 1)
+
+    def _load_piece(self, piece: memoryview, expected: int) -> int:
+        """The piece is the next one, no id in it is below `expected`; the id behind it."""
+        if len(piece) < _PIECE.size:
+            raise ValueError(_UNFIT_PIECE)
+        first, count, _ = _PIECE.unpack_from(piece)
+        number = first >> _SHIFT
+        if (
+            not 0 < count <= CHUNK
+            or len(piece) != _PIECE.size + _SLOT_BYTES * count
+            or first < expected
+            or first + count > self.next
+            or number != (first + count - 1) >> _SHIFT
+            or (expected == self.floor and first > expected)
+            or number in self._chunks
+        ):
+            raise ValueError(_UNFIT_PIECE)
+        chunk = _Chunk(number << _SHIFT, first)
+        at = _PIECE.size
+        columns: list[Any] = [chunk.addresses, chunk.lengths, chunk.deliveries]
+        for column, size in zip(columns, _COLUMN_BYTES, strict=True):
+            column.frombytes(piece[at : at + size * count])
+            if sys.byteorder == "big":
+                column.byteswap()
+            at += size * count
+        chunk.states += piece[at:]
+        if chunk.states[0] != READY or chunk.states[-1] != READY or _ANY_LIVE_OR_DEAD.fullmatch(chunk.states) is None:
+            raise ValueError(_UNFIT_PIECE)
+        self._chunks[number] = chunk
+        self._numbers.append(number)
+        live = chunk.states.count(READY)
+        self.ready += live
+        # Ids that were never used are open too: they are at the end of the last chunk.
+        chunk.open = live + max(0, chunk.base + CHUNK - self.next)
+        if first > expected:
+            self._add_gone(expected, first - 1)
+        end: int = first + count
+        return end
 
     def addresses(self, first: int = 0, limit: int | None = None) -> list[tuple[int, int, int]]:
         """(id, address, length) of live messages from id `first` on, by id; at most `limit`."""

@@ -6,7 +6,8 @@ start. It must never run ahead of the log, and never touch a file. Called by: `e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Iterable
 from typing import Any
 
 from radiator.store.base import StoreQueue
@@ -16,6 +17,7 @@ from radiator.store.file.record import (
     DEFINE,
     DROP,
     NEXT_QUEUE,
+    PLACES,
     PUT,
     SEGMENT,
     SETTLED,
@@ -25,6 +27,9 @@ from radiator.store.file.record import (
 from radiator.store.file.segment import Segment
 
 __all__ = ["FileQueue", "Ledger"]
+
+_SWEEP = 1 << 14
+"""Messages of a dropped queue that are let go in one piece: that takes a few milliseconds."""
 
 
 class FileQueue(StoreQueue):
@@ -61,10 +66,11 @@ class Ledger:
 
     `declared` holds queues that were asked for and whose definition is not in the log yet. `gained` collects the
     queues that got messages, or lost one as damaged, until somebody tells them. `emptied` collects segments without a
-    live message.
+    live message, `dropping` the dropped queues that `sweep` has not let go of yet, `spoilt` the messages (queue, id,
+    address) that a recovery found damaged.
     """
 
-    __slots__ = ("declared", "emptied", "gained", "next_queue", "queues", "segments", "stated")
+    __slots__ = ("declared", "dropping", "emptied", "gained", "next_queue", "queues", "segments", "spoilt", "stated")
 
     def __init__(self) -> None:
         self.next_queue = 1
@@ -73,6 +79,8 @@ class Ledger:
         self.declared: dict[int, FileQueue] = {}
         self.gained: dict[FileQueue, None] = {}
         self.emptied: set[Segment] = set()
+        self.dropping: deque[FileQueue] = deque()
+        self.spoilt: list[tuple[FileQueue, int, int]] = []
         self.stated: dict[int, int] = {}
 
     def apply(self, events: Iterable[tuple[Any, ...]], segment: Segment) -> None:
@@ -80,27 +88,52 @@ class Ledger:
         queues = self.queues
         queue: FileQueue | None = None
         queue_number = -1
-        put: Callable[..., tuple[bool, int]] | None = None
-        live = live_bytes = 0
+        put: Any = None
+        live = live_bytes = counted = next = old_length = 0
         for event in events:
             kind = event[0]
-            if kind == PUT:
+            if kind == PLACES:
+                # Nearly every message comes this way, many at once; their records have one reference each.
+                queue_number = -1
+                owner = queues.get(event[1])
+                if owner is not None:
+                    self.gained[owner] = None
+                    count, size, replaced = owner.index.put_places(event[2])
+                    live += count
+                    live_bytes += size
+                    if replaced:
+                        segment.live += live
+                        segment.live_bytes += live_bytes
+                        live = live_bytes = 0
+                        self._lose(replaced)
+            elif kind == PUT:
                 _, number, id, address, length, deliveries, _, _ = event
                 if number != queue_number:
                     queue_number = number
                     queue = queues.get(number)
-                    put = None
                     if queue is not None:
                         put = queue.index.put
+                        next = queue.index.next
                         self.gained[queue] = None
-                if put is None:
+                if queue is None:
                     continue  # dropped by an earlier batch
+                if id >= next:
+                    next = id + 1
+                else:
+                    # A copy: the record that it replaces may be longer, and what was counted before still counts.
+                    deliveries = max(deliveries, queue.counts.get(id, 0))
+                    place = queue.index.get(id)
+                    old_length = 0 if place is None else place[2]
                 accepted, old = put(id, address, length, deliveries)
                 if accepted:
                     live += 1
-                    live_bytes += length
+                    if address == counted:
+                        segment.share(address)
+                    else:
+                        counted = address
+                        live_bytes += length
                     if old:
-                        self._lose(((old, length),))
+                        self._lose(((old, old_length),))
             elif kind == SETTLED:
                 queue_number = -1
                 owner = queues.get(event[1])
@@ -129,8 +162,8 @@ class Ledger:
             queue = self.queues.pop(event[1], None)
             if queue is not None:
                 queue.dropped = True
-                if queue.index.next > 1:
-                    self._lose(queue.index.kill(1, queue.index.next - 1))
+                self.dropping.append(queue)
+                self.sweep()
         elif kind == NEXT_QUEUE:
             self.next_queue = event[1]
         elif kind == STATE:
@@ -146,10 +179,19 @@ class Ledger:
     def locate(self, events: Iterable[tuple[Any, ...]], segment: Segment) -> None:
         """Find the messages of an older segment that the opening batch of the newest says are not dead.
 
-        Everything else that the older segment says is part of that opening batch already.
+        Everything else that the older segment says is part of that opening batch already. Segments come from the newest
+        to the oldest, so the copy that counts is found first.
         """
+        counted = 0
         for event in events:
-            if event[0] == PUT:
+            if event[0] == PLACES:
+                queue = self.queues.get(event[1])
+                if queue is not None:
+                    count, size, replaced = queue.index.put_places(event[2], False)
+                    segment.live += count
+                    segment.live_bytes += size
+                    self._lose(replaced)
+            elif event[0] == PUT:
                 _, number, id, address, length, deliveries, _, _ = event
                 queue = self.queues.get(number)
                 if queue is None or id >= queue.index.next:
@@ -157,7 +199,11 @@ class Ledger:
                 accepted, old = queue.index.put(id, address, length, queue.counts.get(id, deliveries))
                 if accepted:
                     segment.live += 1
-                    segment.live_bytes += length
+                    if address == counted:
+                        segment.share(address)
+                    else:
+                        counted = address
+                        segment.live_bytes += length
                     if old:
                         self._lose(((old, length),))
 
@@ -165,13 +211,28 @@ class Ledger:
         """Ids that are dead without a record yet; the next opening batch says so."""
         self._lose(queue.index.kill(first, last))
 
+    def sweep(self) -> bool:
+        """Let go of some messages of dropped queues; True while there are more. What they pin waits that long."""
+        dropping = self.dropping
+        left = _SWEEP
+        while dropping and left > 0:
+            index = dropping[0].index
+            few = index.ready + index.in_flight <= left
+            lost = index.kill(index.floor, index.next if few else index.floor + left)
+            self._lose(lost)
+            left -= len(lost) + 1
+            if few:
+                dropping.popleft()
+        return bool(dropping)
+
     def _lose(self, places: Iterable[tuple[int, int]]) -> None:
         """The messages at these places are needed no more."""
         segments = self.segments
         for address, length in places:
             segment = segments[address >> 32]
             segment.live -= 1
-            segment.live_bytes -= length
+            if not segment.shared or segment.unshare(address):
+                segment.live_bytes -= length
             if not segment.live:
                 self.emptied.add(segment)
 
@@ -180,7 +241,7 @@ class Ledger:
         writer.next_queue(self.next_queue)
         for number, queue in sorted(self.queues.items()):
             index = queue.index
-            writer.state(number, queue.name, index.next, index.floor, index.dead_ranges())
+            writer.state(number, queue.name, index.next, index.floor, index.packed_dead_ranges())
             counts = index.counts()
             if counts:
                 writer.counts(number, counts)

@@ -19,13 +19,16 @@ from collections.abc import Callable
 from typing import Any, Literal, NoReturn
 
 from radiator.errors import StoreFailed
+from radiator.store.file.cache import discard_index
 from radiator.store.file.format import Names
 from radiator.store.file.fsio import Fsio
 from radiator.store.file.ledger import Ledger
-from radiator.store.file.reclaim import dead_segments, unlink
-from radiator.store.file.record import BatchWriter, decode_batch
+from radiator.store.file.quarantine import Quarantine
+from radiator.store.file.reclaim import dead_segments, remove
+from radiator.store.file.record import BLOCK, BatchWriter, scan_batch
 from radiator.store.file.recovery import Recovered
 from radiator.store.file.segment import OPENING_OFFSET, Birth, Segment, address_of
+from radiator.store.file.spares import Spares
 from radiator.store.file.syncer import JobRunner, SyncWorker
 from radiator.store.file.watermark import Watermark, write_watermark
 
@@ -38,11 +41,11 @@ _QUIET_SECONDS = 0.05
 
 
 class _Flight:
-    """What the sync worker has in hand: a batch, or (without a writer) only a sync."""
+    """The batch that the sync worker has in hand; `sync` says that it syncs it too."""
 
     __slots__ = ("data", "number", "sync", "writer")
 
-    def __init__(self, writer: BatchWriter | None, data: memoryview, number: int, sync: bool) -> None:
+    def __init__(self, writer: BatchWriter, data: memoryview, number: int, sync: bool) -> None:
         self.writer = writer
         self.data = data
         self.number = number
@@ -53,13 +56,17 @@ class Log:
     """`landed(number)` is called when the batch `number` is where the policy wants it and the ledger has it.
 
     `filling` is the open batch and `number` its number: whoever appends writes into it. `failed` is the error after
-    which nothing more is done. `wall_ms` becomes the creation time of segments.
+    which nothing more is done. `wall_ms` becomes the creation time of segments. `written` counts the bytes of batches
+    that landed.
     """
 
     __slots__ = (
+        "_capacity",
+        "_first",
         "_flight",
         "_free",
         "_fsio",
+        "_job",
         "_job_runs",
         "_jobs",
         "_landed",
@@ -70,8 +77,10 @@ class Log:
         "_names",
         "_ours",
         "_policy",
+        "_quarantine",
         "_segment_bytes",
         "_sequence",
+        "_spares",
         "_store_id",
         "_sync_wanted",
         "_synced",
@@ -81,6 +90,7 @@ class Log:
         "filling",
         "number",
         "tail",
+        "written",
     )
 
     def __init__(
@@ -89,25 +99,30 @@ class Log:
         landed: Callable[[int], None],
         *,
         names: Names,
+        quarantine: Quarantine,
         store_id: bytes,
         fsio: Fsio,
         syncer: SyncWorker,
         jobs: JobRunner,
         policy: Policy,
         segment_bytes: int,
+        spares: Spares,
         wall_ms: int,
     ) -> None:
         self.failed: StoreFailed | None = None
         self.filling = BatchWriter(store_id)
         self.number = 1
         self.tail: Segment = recovered.tail
+        self.written = 0
         self._names = names
+        self._quarantine = quarantine
         self._store_id = store_id
         self._fsio = fsio
         self._syncer = syncer
         self._jobs = jobs
         self._policy = policy
         self._segment_bytes = segment_bytes
+        self._spares = spares
         self._wall_ms = wall_ms
         self._landed = landed
         self._ledger: Ledger = recovered.ledger
@@ -115,12 +130,30 @@ class Log:
         self._free: list[BatchWriter] = []
         # This run has a segment of its own: a start always opens a new one with its first write.
         self._ours = False
+        self._first = 0  # where its first batch goes
+        self._capacity = segment_bytes  # where it closes
         self._job_runs = False
+        self._job: object = None
         self._sync_wanted = False
         # A clean stop synced everything, and after an unclean one the recovery did.
         self._synced = self._marked = self._mark_next = self.tail.end_address
         self._mark_at = 0.0
         self._sequence = recovered.watermark.sequence if recovered.watermark is not None else 0
+
+    @property
+    def capacity(self) -> int:
+        """How large the newest segment becomes, in bytes: more than asked for where an opening batch is long."""
+        return self._capacity
+
+    @property
+    def overhead(self) -> int:
+        """What a segment holds before its first batch of messages, in bytes."""
+        return self._first
+
+    @property
+    def work(self) -> object:
+        """What the disk has in hand: another object for another piece of work, None for nothing."""
+        return self._flight if self._flight is not None else self._job
 
     @property
     def synced(self) -> bool:
@@ -132,13 +165,38 @@ class Log:
     def flush(self) -> None:
         """Hand the open batch to the sync worker if that is idle. StoreFailed after a failure."""
         self.check_alive()
+        if self._sync_wanted:
+            self._sync_written()
         if self._flight is None:
             self._submit()
+        if self._quarantine.wanted:
+            self._upkeep()
 
     def sync_soon(self) -> None:
-        """Sync what is written with the next batch, or without one."""
+        """Sync what is written, now or after the job that runs; not in "always", where every batch is synced."""
         self._sync_wanted = True
         self.flush()
+
+    def _sync_written(self) -> None:
+        """Sync what has landed, in a job: receipts that only wait for a write must not wait for this as well.
+
+        A batch may be written meanwhile: it is not known to be synced by this. The segment stays the newest, for a
+        birth is a job too.
+        """
+        tail = self.tail
+        if self._job_runs:
+            return
+        self._sync_wanted = False
+        end = tail.end_address
+        if self._synced >= end:
+            return
+
+        def done(_: None) -> None:
+            self._synced = max(self._synced, end)
+            self._upkeep()
+
+        what = f"{self._names.segment(tail.number)}: syncing up to offset {tail.end} failed"
+        self._run(lambda: self._fsio.sync_data(tail.fd), done, what)
 
     def _submit(self) -> None:
         """The sync worker is idle: give it the open batch, or see to it that this can be done."""
@@ -146,24 +204,42 @@ class Log:
         writer = self.filling
         tail = self.tail
         if writer.empty:
-            if self._sync_wanted and not self._job_runs:
-                if self._synced < tail.end_address:
-                    self._flight = _Flight(None, memoryview(b""), 0, True)
-                    self._syncer.submit(tail.fd, b"", 0, True)
-                else:
-                    self._sync_wanted = False
             return
-        if not self._ours or tail.end >= self._segment_bytes:
+        if not self._fits(writer):
+            if self._spares.full and self._spares.path() is None:
+                self._upkeep()  # the blocks of a dead segment may be all that the next one can have
             if not self._job_runs:
                 self._begin_birth()
             return
-        sync = self._sync_wanted or self._policy == "always"
+        sync = self._policy == "always"
         # Fixed here, after the last completion: below `_synced` everything is on the disk, whatever becomes of this.
         data = writer.finish(tail.end_address, self._synced)
         self._flight = _Flight(writer, data, self.number, sync)
         self.filling = self._free.pop() if self._free else BatchWriter(self._store_id)
         self.number += 1
         self._syncer.submit(tail.fd, data, tail.end, sync)
+
+    def _fits(self, writer: BatchWriter) -> bool:
+        """May this be the next batch of the newest segment? Its blocks must be reserved: a write must not meet ENOSPC.
+
+        (The exception is a giant: larger than a segment, with more put in while its segment was born.)
+        """
+        tail = self.tail
+        if not self._ours:
+            return False
+        if tail.end == self._first:
+            return True
+        return tail.end < self._capacity and tail.end + writer.size + BLOCK <= tail.allocated
+
+    def may_copy(self, victim: Segment) -> bool:
+        """May what lives in `victim` be written again, so that the segment can go?
+
+        On a full disk only where that fits behind what is written, and gives blocks back: the victim has no other name.
+        """
+        if not self._spares.full:
+            return True
+        room = self.tail.allocated - self.tail.end - 4 * BLOCK if self._ours else 0
+        return victim.live_bytes + victim.live_bytes // 8 <= room and self._fsio.links(victim.fd) == 1
 
     def completed(self) -> None:
         """Take what the sync worker and the jobs have done, and keep the sync worker at work."""
@@ -174,28 +250,26 @@ class Log:
                 self._take(self._flight, *result)
         self._jobs.collect()
         self.flush()
+        self._upkeep()
 
     def _take(self, flight: _Flight, written: int, errno: int) -> None:
-        """A batch is where the policy wants it (or a sync is done): now, and only now, it takes effect."""
+        """A batch is where the policy wants it: now, and only now, it takes effect."""
         tail = self.tail
         length = len(flight.data)
         if errno or written != length:
             what = os.strerror(errno) if errno else f"only {written} of {length} bytes were written"
-            doing = "writing and syncing" if flight.writer is not None else "syncing"
+            doing = "writing and syncing" if flight.sync else "writing"
             self.fail(f"{self._names.segment(tail.number)}: {doing} at offset {tail.end} failed: {what}")
         start = tail.end_address
         tail.end += length
+        self.written += length
         if flight.sync:
             self._synced = tail.end_address
-            self._sync_wanted = False
         self._flight = None
         writer = flight.writer
-        if writer is None:
-            self._upkeep()
-            return
-        if tail.end < self._segment_bytes and not self.filling.empty:
+        if not self.filling.empty and self._fits(self.filling):
             self._submit()  # the disk goes on while the loop applies this one
-        self._ledger.apply(decode_batch(flight.data, start, self._store_id, False), tail)
+        self._ledger.apply(scan_batch(flight.data, start, self._store_id, False), tail)
         flight.data.release()
         writer.clear()
         self._free.append(writer)
@@ -211,26 +285,51 @@ class Log:
         writer = BatchWriter(self._store_id)
         self._ledger.state_into(writer)
         start = address_of(number, OPENING_OFFSET)
+        opening = writer.finish(start, start, opening=True)
+        # What a segment begins with is at most half of it, or a long list of queues would be all that is written.
+        capacity = max(self._segment_bytes, 2 * (OPENING_OFFSET + len(opening)))
         self._sequence += 1
         birth = Birth(
             self._fsio,
             self._names,
             self._store_id,
             number,
-            writer.finish(start, start, opening=True),
-            capacity=self._segment_bytes,
+            opening,
+            capacity=capacity,
             created_ms=self._wall_ms,
             sequence=self._sequence,
             predecessor=tail,
             sync_predecessor=self._synced < tail.end_address,
             # What stands behind the end of an inherited tail is evidence.
-            cut_predecessor=self._ours,
+            cut_predecessor=self._ours and not self._spares.full,
+            room=self.filling.size + BLOCK,
+            spare=self._spares.path(),
         )
-        self._run(birth.happen, self._born, f"{self._names.segment(number)} cannot be made")
+
+        def born(segment: Segment) -> None:
+            if birth.cut_predecessor:
+                tail.allocated = tail.end
+            if birth.took_spare:
+                self._spares.taken()
+            else:
+                self._spares.ask()
+                self._spares.require(OPENING_OFFSET + len(opening))
+            self._capacity = capacity
+            self._born(segment)
+
+        happen = self._quarantine.first(birth.happen)
+
+        def job() -> Segment:
+            if not self._ours:
+                discard_index(self._fsio, self._names)  # of the stop before this start; a full disk needs its room
+            return happen()
+
+        self._run(job, born, f"{self._names.segment(number)} cannot be made")
 
     def _born(self, segment: Segment) -> None:
         self.tail = self._ledger.segments[segment.number] = segment
         self._ours = True
+        self._first = segment.end
         self._synced = self._marked = segment.end_address
         self._sync_wanted = False
         if self._flight is None:
@@ -238,10 +337,26 @@ class Log:
         self._upkeep()
 
     def _upkeep(self) -> None:
-        """Unlink what is dead, once everything that killed it is synced."""
-        if self._job_runs or not self._ours:
+        """Note what is damaged; remove what is dead, once all that killed it is synced; then see to the spares."""
+        if self.failed is not None:
             return
-        dead = dead_segments(self._ledger, self.tail)
+        quarantine = self._quarantine
+        if quarantine.wanted and not self._job_runs:
+            self._run(quarantine.job(), quarantine.written, f"{self._names.quarantine} cannot be written")
+        self._bury_dead()
+        if self._spares.wanted and not self._job_runs:
+            number = self._spares.next()
+            self._run(
+                lambda: self._spares.make(number),
+                lambda success: self._spares.made(number, success),
+                f"{self._names.spare(number)} cannot be made",
+            )
+
+    def _bury_dead(self) -> None:
+        # A start writes nothing, but where the disk is full its first write needs the blocks of what is dead.
+        if self._job_runs or not (self._ours or self._spares.full):
+            return
+        dead = [segment for segment in dead_segments(self._ledger, self.tail) if self._quarantine.noted(segment.number)]
         if not dead:
             return
         if self._synced < self.tail.end_address:
@@ -249,21 +364,31 @@ class Log:
             self._sync_wanted = self._sync_wanted or self._policy == "never"
             return
 
-        def gone(_: None) -> None:
+        places = self._spares.places()
+
+        def bury() -> list[int]:
+            rest, filled = self._spares.recycle([segment for segment in dead if not segment.damaged], places)
+            remove(self._fsio, self._names, rest + [segment for segment in dead if segment.damaged])
+            return filled
+
+        def gone(filled: list[int]) -> None:
+            self._spares.recycled(filled)
             for segment in dead:
                 del self._ledger.segments[segment.number]
                 self._ledger.emptied.discard(segment)
                 self._fsio.close(segment.fd)
 
-        what = f"{self._names.segment(dead[0].number)} cannot be unlinked"
-        self._run(lambda: unlink(self._fsio, self._names, dead), gone, what)
+        what = f"{self._names.segment(dead[0].number)} cannot be removed"
+        self._run(bury, gone, what)
 
     def _run(self, function: Callable[[], Any], done: Callable[[Any], None], what: str) -> None:
         """Run the one job at a time that changes names in the data directory, or the watermark."""
         self._job_runs = True
+        self._job = function
 
         def finished(result: Any, error: BaseException | None) -> None:
             self._job_runs = False
+            self._job = None
             if error is not None:
                 if not isinstance(error, OSError):
                     raise error
@@ -297,8 +422,11 @@ class Log:
             )
         return now + _QUIET_SECONDS
 
-    def stop(self) -> None:
-        """Wait until everything appended is on the disk, sync it whatever the policy, and say where the log ends."""
+    def stop(self) -> Watermark | None:
+        """Wait until everything appended is on the disk, sync it whatever the policy, and say where the log ends.
+
+        Returns what it said; None where nothing was written, so that the directory is as it was found.
+        """
         poll = select.poll()
         descriptors = [fd for fd in (self._syncer.fileno(), self._jobs.fileno()) if fd >= 0]
         for fd in descriptors:
@@ -309,15 +437,17 @@ class Log:
             if descriptors and (self._flight is not None or self._job_runs):
                 poll.poll(1000)
         if not self._ours:
-            return  # nothing was written: the directory is as it was found
+            return None
         fsio, tail = self._fsio, self.tail
         try:
-            fsio.truncate(tail.fd, tail.end)
+            if not self._spares.full:
+                fsio.truncate(tail.fd, tail.end)
             fsio.sync(tail.fd)
             mark = Watermark(self._sequence + 1, tail.end_address, clean=True)
             write_watermark(fsio, self._names.watermark, self._store_id, mark, sync=True)
         except OSError as error:
             self.fail(f"{self._names.segment(tail.number)}: the last sync failed: {error.strerror or error}")
+        return mark
 
     def check_alive(self) -> None:
         """StoreFailed after a failure, the same one for ever."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING or not COMPILED:
         MAX_PAYLOAD,
         NEXT_QUEUE,
         OPENING,
+        PLACES,
         PUT,
         SEGMENT,
         SETTLED,
@@ -33,6 +34,7 @@ if TYPE_CHECKING or not COMPILED:
         decode_references,
         decode_segment_header,
         encode_segment_header,
+        scan_batch,
     )
 else:
     from radiator._speedups.record import (
@@ -45,6 +47,7 @@ else:
         MAX_PAYLOAD,
         NEXT_QUEUE,
         OPENING,
+        PLACES,
         PUT,
         SEGMENT,
         SETTLED,
@@ -58,6 +61,7 @@ else:
         decode_references,
         decode_segment_header,
         encode_segment_header,
+        scan_batch,
     )
 
 __all__ = [
@@ -70,6 +74,7 @@ __all__ = [
     "MAX_PAYLOAD",
     "NEXT_QUEUE",
     "OPENING",
+    "PLACES",
     "PUT",
     "SEGMENT",
     "SETTLED",
@@ -83,4 +88,5 @@ __all__ = [
     "decode_references",
     "decode_segment_header",
     "encode_segment_header",
+    "scan_batch",
 ]

@@ -35,6 +35,7 @@ __all__ = [
     "MAX_PAYLOAD",
     "NEXT_QUEUE",
     "OPENING",
+    "PLACES",
     "PUT",
     "SEGMENT",
     "SETTLED",
@@ -48,6 +49,7 @@ __all__ = [
     "decode_references",
     "decode_segment_header",
     "encode_segment_header",
+    "scan_batch",
 ]
 
 Readable: TypeAlias = bytes | bytearray | memoryview
@@ -70,6 +72,8 @@ NEXT_QUEUE: Final = 16
 STATE: Final = 17
 COUNTS: Final = 18
 SEGMENT: Final = 19
+PLACES: Final = 256
+"""No type of a record: `scan_batch` alone has this event, for many messages at once."""
 
 _MAY_SKIP = 0x80
 _PLAIN = 1
@@ -85,6 +89,7 @@ _U32 = Struct("<I")
 _U64 = Struct("<Q")
 _RANGE = Struct("<QQ")
 _COUNT = Struct("<QII")
+_PLACE = Struct("<QQIHH")  # id, address, length, deliveries, zero
 _REFERENCE = Struct("<IQ")
 # address, durable, length, records, heads_crc, flags, store id, body, zero: the batch header from byte 8 on
 _BATCH = Struct("<QQIIII16sII")
@@ -250,16 +255,24 @@ class BatchWriter:
         """Opening batch: the lowest queue number that was never used."""
         self._add(_HEAD_32, NEXT_QUEUE, b"", 0, number, 0)
 
-    def state(self, queue: int, name: str, next: int, floor: int, dead: Sequence[tuple[int, int]]) -> None:
-        """Opening batch: a whole queue. Dead are ids below `floor` and those in `dead`: (first, last), ascending."""
+    def state(self, queue: int, name: str, next: int, floor: int, dead: Sequence[tuple[int, int]] | bytes) -> None:
+        """Opening batch: a whole queue. Dead are ids below `floor` and those in `dead`: (first, last), ascending.
+
+        `dead` may be bytes: those of `QueueIndex.packed_dead_ranges`.
+        """
         self._check_open()
         encoded = name.encode()
-        try:
-            ranges = b"".join([_RANGE.pack(first, last) for first, last in dead])
-        except StructError as error:
-            raise OverflowError("a number does not fit its field") from error
+        if isinstance(dead, bytes):
+            ranges = dead
+            if len(ranges) % _RANGE.size:
+                raise ValueError(f"ranges have 16 bytes each, {len(ranges)} are there")
+        else:
+            try:
+                ranges = b"".join([_RANGE.pack(first, last) for first, last in dead])
+            except StructError as error:
+                raise OverflowError("a number does not fit its field") from error
         payload = encoded + _PADDING[len(encoded) & 7] + ranges
-        self._add(_HEAD_48, STATE, payload, len(dead), queue, len(encoded), next, floor)
+        self._add(_HEAD_48, STATE, payload, len(ranges) // _RANGE.size, queue, len(encoded), next, floor)
 
     def counts(self, queue: int, counts: Sequence[tuple[int, int]]) -> None:
         """Opening batch: how often messages of `queue` were delivered, as (id, deliveries)."""
@@ -366,11 +379,31 @@ def decode_batch(
         (DEFINE, queue, name)   (DROP, queue)   (NEXT_QUEUE, number)   (SEGMENT, number, end)
         (STATE, queue, name, next, floor, [(first, last), …])   (COUNTS, queue, [(id, deliveries), …])
     """
+    return _read_batch(buffer, address, store_id, payloads, damaged, False)
+
+
+def scan_batch(
+    buffer: Readable, address: int, store_id: bytes, payloads: bool, damaged: list[Event] | None = None
+) -> list[Event]:
+    """As `decode_batch`, but plain messages come packed, for `QueueIndex.put_places`: recovery and commit live on it.
+
+        (PLACES, queue, places)     24 bytes each: id u64, address u64, length u32, deliveries u16, zero u16
+
+    Packed are intact messages of one reference without expiry and not-before. Those between two other events become one
+    event for each queue, by its number; order within a queue is kept. Any other message is a PUT.
+    """
+    return _read_batch(buffer, address, store_id, payloads, damaged, True)
+
+
+def _read_batch(
+    buffer: Readable, address: int, store_id: bytes, payloads: bool, damaged: list[Event] | None, packed: bool
+) -> list[Event]:
     header = decode_batch_header(buffer, address, store_id)
     if len(buffer) < header.length:
         raise _corrupt(address, f"a batch of {header.length} bytes, {len(buffer)} are there")
     view = memoryview(buffer)
     events: list[Event] = []
+    places: dict[int, list[bytes]] = {}
     heads_crc = 0
     position = HEADER_BYTES
     end = HEADER_BYTES + header.body
@@ -401,6 +434,11 @@ def decode_batch(
             if not count or head_length != (_MESSAGE_HEAD + 12 * count + 7) & ~7:
                 raise _corrupt(place, f"a head of {head_length} bytes cannot hold {count} references")
             length = position - place + address
+            if packed and count == 1 and intact and not expires_ms and not not_before_ms:
+                queue, id = _REFERENCE.unpack_from(head, _MESSAGE_HEAD)
+                places.setdefault(queue, []).append(_PLACE.pack(id, place, length, deliveries, 0))
+                continue
+            _join_places(events, places)
             for at in range(_MESSAGE_HEAD, _MESSAGE_HEAD + 12 * count, 12):
                 queue, id = _REFERENCE.unpack_from(head, at)
                 event = (PUT, queue, id, place, length, deliveries, expires_ms, not_before_ms)
@@ -410,6 +448,7 @@ def decode_batch(
         elif kind in _HEAD_LENGTHS:
             if head_length != _HEAD_LENGTHS[kind]:
                 raise _corrupt(place, f"a record of type {kind} cannot have a head of {head_length} bytes")
+            _join_places(events, places)
             _decode_other(events, kind, head, number, view[payload : payload + payload_length], place)
         elif not kind & _MAY_SKIP:
             raise _corrupt(place, f"records of type {kind} are unknown to this version")
@@ -417,7 +456,14 @@ def decode_batch(
         raise _corrupt(address, f"the records end at byte {position}, not {end}")
     if heads_crc != _U32.unpack_from(view, 32)[0]:
         raise _corrupt(address, "the checksum over the record heads does not fit")
+    _join_places(events, places)
     return events
+
+
+def _join_places(events: list[Event], places: dict[int, list[bytes]]) -> None:
+    """What was packed so far becomes events."""
+    events += [(PLACES, queue, b"".join(places[queue])) for queue in sorted(places)]
+    places.clear()
 
 
 def _decode_other(

@@ -12,6 +12,8 @@ once. Called by: `engine.FileStore.open`.
     X >= D: an unsynced tail, whose receipts never left: it stays where it is, the log ends at X.
     X <  D: what was acknowledged is damaged: refused.
     At last every id between a queue's floor and its next id is dead or located, or the start is refused.
+
+After a clean stop nothing of this is read where the saved index (see `cache`) is there and beyond doubt.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from typing import Any, NamedTuple, Protocol
 
 from radiator.errors import CorruptRecord, StoreDamaged
 from radiator.store.base import Progress, Reason
+from radiator.store.file.cache import load_index
 from radiator.store.file.format import Names
 from radiator.store.file.fsio import Fsio
 from radiator.store.file.ledger import Ledger
@@ -28,19 +31,22 @@ from radiator.store.file.record import (
     HEADER_BYTES,
     OPENING,
     BatchHeader,
-    decode_batch,
     decode_batch_header,
     decode_segment_header,
+    scan_batch,
 )
 from radiator.store.file.segment import OPENING_OFFSET, Segment, address_of, where
 from radiator.store.file.watermark import Watermark, read_watermark
 
-__all__ = ["HOLE", "Recovered", "Report", "recover"]
+__all__ = ["HOLE", "QUEUE_HOLE", "Recovered", "Report", "recover"]
 
 HOLE = 1 << 24
 """Ids that a queue skips after an unclean end: more than a segment can hold, so no id that was lost is used again."""
 
-_WINDOW_BYTES = 1 << 20
+QUEUE_HOLE = 1 << 16
+"""Numbers of queues that are skipped then: one whose definition was lost may have delivered. More than any limit."""
+
+_WINDOW_BYTES = 4 << 20
 _ADVICE = "nothing was changed; restore a backup, or keep a copy of the whole directory before anything else is tried"
 
 
@@ -115,7 +121,7 @@ class _Reader:
         if offset + length > self.window.size:
             raise CorruptRecord(f"{where(address_of(self.number, offset))}: the batch is longer than the file")
         data = self.window.get(offset, length)
-        return offset + length, decode_batch(data, address_of(self.number, offset), self._store_id, payloads, damaged)
+        return offset + length, scan_batch(data, address_of(self.number, offset), self._store_id, payloads, damaged)
 
     def opening(self) -> tuple[int, list[tuple[Any, ...]]]:
         """The same for the opening batch: a segment without it was never born, so it is refused."""
@@ -178,6 +184,10 @@ def _recover(
         fsio.sync_directory(names.log)
         fsio.drop_cache(reader.fd)
     reader.check_header()
+    if stopped is not None and reader.window.size == stopped.address & 0xFFFFFFFF:
+        saved = _saved(fsio, names, store_id, numbers, report, stopped, reader, opened)
+        if saved is not None:
+            return Recovered(saved, saved.segments[newest], True, stopped)
     opening_end, events = reader.opening()
     tail = ledger.segments[newest] = Segment(newest, reader.fd, opening_end)
     ledger.apply(events, tail)
@@ -185,18 +195,76 @@ def _recover(
     durable = _durable(reader, opening_end)
     if mark is not None and mark.address >> 32 == newest:
         durable = max(durable, mark.address & 0xFFFFFFFF)
-    progress(f"reading segment {newest}", 0, reader.window.size)
     _replay(reader, tail, ledger, durable, report)
-    progress(f"reading segment {newest}", reader.window.size, reader.window.size)
+    total = reader.window.size + sum(ledger.stated.values())
+    progress(f"read {len(ledger.segments)} segments", total, total)
     _check_missing(names, ledger)
     clean = stopped is not None and stopped.address == tail.end_address
+    if not clean:
+        ledger.next_queue += QUEUE_HOLE
     for queue in ledger.queues.values():
         if not clean:
             queue.index.skip(queue.index.next + HOLE)
         queue.next_id = queue.index.next
+        queue.index.recount(queue.counts.items())
         queue.counts = {}
     ledger.gained.clear()
     return Recovered(ledger, tail, clean, mark)
+
+
+def _saved(
+    fsio: Fsio,
+    names: Names,
+    store_id: bytes,
+    numbers: list[int],
+    report: Report,
+    stopped: Watermark,
+    tail: _Reader,
+    opened: list[int],
+) -> Ledger | None:
+    """The state as the clean stop saved it, if that can be trusted and every segment in it is there; else None.
+
+    The newest segment is verified to its end. Of the older ones only the headers are, and deliveries verify the
+    messages: damage elsewhere refuses no start before the next one that reads them.
+    """
+    found = load_index(fsio, names, store_id, stopped, report)
+    if found is None:
+        return None
+    ledger, segments = found
+    listed = {segment.number for segment in segments}
+    if tail.number not in listed or not listed.issubset(numbers):
+        return None  # the log itself says whether what is missing is needed
+    offset = OPENING_OFFSET
+    try:
+        while offset < tail.window.size:
+            offset, _ = tail.batch(offset, payloads=True)
+    except CorruptRecord:
+        return None  # the reader of the log knows what to do with it
+    for segment in segments:
+        reader = tail
+        if segment.number != tail.number:
+            reader = _Reader(fsio, names, store_id, segment.number)
+            opened.append(reader.fd)
+            reader.check_header()
+        if reader.window.size < segment.end:
+            for fd in opened[1:]:
+                fsio.close(fd)
+            del opened[1:]
+            return None
+        segment.fd = reader.fd
+        ledger.segments[segment.number] = segment
+        if not segment.live:
+            ledger.emptied.add(segment)
+    for number in numbers:
+        if number not in listed:
+            _leave_alone(names, number, report)
+    for queue in ledger.queues.values():
+        queue.next_id = queue.index.next
+    return ledger
+
+
+def _leave_alone(names: Names, number: int, report: Report) -> None:
+    report("segment is not part of the log and was left alone", segment=number, path=names.segment(number))
 
 
 def _read_older(
@@ -214,18 +282,19 @@ def _read_older(
     One that is listed and not there may have been unlinked since: the search for missing ids tells. One that is there
     and not listed was unlinked before, which then did not reach the disk: nothing in it is alive, it is left alone.
     """
-    total = sum(ledger.stated.values())
+    newest = max(ledger.segments)
+    total = sum(ledger.stated.values()) + ledger.segments[newest].end
     done = 0
-    for number in numbers:
+    for number in reversed(numbers):  # so the copy that counts is met before those it replaced
         end = ledger.stated.get(number)
         if end is None:
-            report("segment is not part of the log and was left alone", segment=number, path=names.segment(number))
+            _leave_alone(names, number, report)
             continue
+        progress(f"reading segment {len(ledger.segments)} of {len(ledger.stated) + 1}", done, total)
         reader = _Reader(fsio, names, store_id, number)
         opened.append(reader.fd)
         segment = ledger.segments[number] = Segment(number, reader.fd, end)
         reader.check_header()
-        progress(f"reading segment {number}", done, total)
         offset = OPENING_OFFSET
         while offset < end:
             try:
@@ -246,7 +315,11 @@ def _durable(reader: _Reader, opening_end: int) -> int:
     durable = offset = opening_end
     size = reader.window.size
     base = address_of(reader.number, 0)
+    begins = bytes(reader.window.get(OPENING_OFFSET, 4))
     while offset + HEADER_BYTES <= size:
+        if reader.window.get(offset, 4) != begins:  # most blocks are no header, and an error takes its time
+            offset += BLOCK
+            continue
         try:
             header = reader.header(offset)
         except CorruptRecord:
@@ -272,8 +345,14 @@ def _replay(reader: _Reader, tail: Segment, ledger: Ledger, durable: int, report
         except CorruptRecord as error:
             reason = str(error)
             break
-        ledger.apply(events, tail)
+        spoilt = set(damaged)
         for event in damaged:
+            queue = ledger.queues.get(event[1])
+            if queue is not None and queue.index.get(event[2]) is not None:
+                spoilt.discard(event)  # a damaged copy whose source is still there: that one counts
+                events.remove(event)
+        ledger.apply(events, tail)
+        for event in sorted(spoilt):
             _, number, id, address, length, *_ = event
             queue = ledger.queues.get(number)
             if queue is not None and queue.index.get(id) is not None:
@@ -287,6 +366,7 @@ def _replay(reader: _Reader, tail: Segment, ledger: Ledger, durable: int, report
                     reason=Reason.DAMAGED.name.lower(),
                 )
                 ledger.kill(queue, id, id)
+                ledger.spoilt.append((queue, id, address))
                 tail.damaged = True
         offset = tail.end = behind
     if offset < durable:

@@ -208,9 +208,9 @@ class InlineJobs:
 
 
 class Jobs:
-    """A few threads for births, unlinks and cold reads: two, so that a read need not wait for a birth."""
+    """A few threads for births, unlinks, timed syncs and cold reads, so that a read need not wait for a slow sync."""
 
-    def __init__(self, threads: int = 2) -> None:
+    def __init__(self, threads: int = 3) -> None:
         self._signal = Signal()
         self._work: SimpleQueue[tuple[Callable[[], Any], Done] | None] = SimpleQueue()
         self._finished: deque[tuple[Done, Any, BaseException | None]] = deque()

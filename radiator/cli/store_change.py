@@ -1,0 +1,128 @@
+"""The commands `radiator store repair`, `snapshot` and `restore`: those that write, each only where its name says.
+
+They must never change a store without the operator's yes, nor one that a broker holds. Called by: `cli.store`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+import click
+
+from radiator.cli.store_options import count_text, store_names, store_options, work_bar
+from radiator.store.file import repair as mending
+from radiator.store.file import snapshot as copying
+from radiator.store.file.format import Names
+from radiator.store.file.fsio import RealFsio
+
+__all__ = ["repair", "restore", "snapshot"]
+
+EX_DATAERR = 65
+_SHOWN = 100
+
+
+@click.command()
+@click.option("--yes", is_flag=True, help="Do it. Without this nothing is changed.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print every message that is gone as a JSON object, one per line."
+)
+@store_options
+def repair(yes: bool, as_json: bool, data_dir: str | None, file: str | None) -> int:
+    """Make a broken store one that a broker starts on.
+
+    Says what is damaged, which messages are gone and what it would do; only with --yes it does it. Everything readable
+    is kept, damaged segments are moved to quarantine/, nothing is edited in place. Copy the directory first. Ends with
+    0 where there is nothing to do or it was done, with 65 where something is to be done.
+    """
+    names = store_names(data_dir, file)
+    with work_bar() as progress:
+
+        def agree(plan: mending.Plan) -> bool:
+            progress("done", 0, 0)  # takes the bar away
+            _print_plan(names, plan, as_json, yes)
+            return yes
+
+        wall_ms = int(time.time() * 1000)
+        repaired = mending.repair(RealFsio(), names, agree, wall_ms=wall_ms, progress=progress)
+    if not repaired.plan.damage:
+        _say("nothing to repair: the store is whole", as_json)
+        return 0
+    if not repaired.done:
+        _say("nothing was changed; add --yes to do this", as_json)
+        return EX_DATAERR
+    files = ", ".join(names.segment(number) for number in repaired.segments)
+    _say(f"repaired: {files} says what is left; originals are in {names.quarantine}", as_json)
+    return 0
+
+
+def _say(text: str, as_json: bool) -> None:
+    """For people; where the output belongs to a program, on standard error."""
+    click.echo(text, err=as_json)
+
+
+def _print_plan(names: Names, plan: mending.Plan, as_json: bool, yes: bool) -> None:
+    for finding in plan.damage:
+        place = finding.path if finding.offset is None else f"{finding.path} offset {finding.offset}"
+        _say(f"damage: {place}: {finding.what}", as_json)
+    if as_json:
+        for gone in plan.gone:
+            sys.stdout.write(json.dumps(gone._asdict(), ensure_ascii=False) + "\n")
+        sys.stdout.flush()
+    else:
+        total = sum(gone.last - gone.first + 1 for gone in plan.gone)
+        for gone in plan.gone[:_SHOWN]:
+            last = "" if gone.first == gone.last else f" to {gone.number}-{gone.last}"
+            click.echo(f"gone: {gone.queue}: message {gone.number}-{gone.first}{last} ({gone.why})")
+        if len(plan.gone) > _SHOWN:
+            click.echo(f"gone: {len(plan.gone) - _SHOWN} ranges more; --json lists all")
+        click.echo(f"{count_text(total, 'message')} gone")
+    if plan.redelivered:
+        _say(
+            "acknowledgements, and messages that were sent last, may be among what cannot be read: messages that were "
+            "consumed already may be delivered again, and a last few may be gone without a name",
+            as_json,
+        )
+    for step in plan.steps:
+        _say(f"{'doing' if yes else 'to do'}: {step}", as_json)
+
+
+@click.command()
+@click.argument("directory", metavar="DIR")
+@store_options
+def snapshot(directory: str, data_dir: str | None, file: str | None) -> int:
+    """Save a store to DIR, also while a broker uses it.
+
+    Everything that had a receipt when this began is in it. On the same file system the older segments are linked, not
+    copied. DIR must be absent or empty; it is complete when this ends with 0 and DIR/manifest is there.
+    """
+    names = store_names(data_dir, file)
+    with work_bar() as progress:
+        wall_ms = int(time.time() * 1000)
+        manifest = copying.snapshot(RealFsio(), names, directory, wall_ms=wall_ms, progress=progress)
+    _print_manifest(f"snapshot {directory}", manifest)
+    return 0
+
+
+@click.command()
+@click.argument("source", metavar="SNAPSHOT")
+@store_options
+def restore(source: str, data_dir: str | None, file: str | None) -> int:
+    """Make a store of SNAPSHOT in the data directory, which must be absent or empty.
+
+    The snapshot is verified, and stays as it is. Messages acknowledged since it was taken will be delivered again.
+    """
+    names = store_names(data_dir, file)
+    with work_bar() as progress:
+        manifest = copying.restore(RealFsio(), source, names, progress=progress)
+    _print_manifest(f"store {names.directory}", manifest)
+    return 0
+
+
+def _print_manifest(what: str, manifest: copying.Manifest) -> None:
+    size = sum(end for _, end in manifest.segments)
+    click.echo(
+        f"{what}: {count_text(len(manifest.segments), 'segment')} ({manifest.linked} linked), {size} bytes, "
+        f"up to segment {manifest.end >> 32} offset {manifest.end & 0xFFFFFFFF}; verified"
+    )

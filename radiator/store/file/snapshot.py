@@ -1,0 +1,320 @@
+"""A copy of a store that is consistent, taken while a daemon writes it; and a store made of such a copy.
+
+It must never write into the store it copies, nor call anything complete before it was read back and synced.
+Called by: the commands `store snapshot` and `store restore`.
+
+    snapshot  the newest segment's opening batch ▸ the older ones it lists are linked ▸ the newest is copied up to the
+              last batch that verifies ▸ still the newest? else again ▸ FORMAT, watermark ▸ recovery reads it ▸ manifest
+    restore   manifest ▸ older segments linked or copied, the newest copied ▸ recovery reads it ▸ FORMAT, last
+
+Why this is consistent: a log is one sequence of batches, and what is copied is a prefix of it. Whatever had a receipt
+when the snapshot began had been written before, under every policy, so it is in that prefix. An older segment that is
+listed and gone was unlinked after the settlements that emptied it were synced: they stand before the end of the copy.
+
+The manifest is ASCII, one `name value` a line; the last line is the CRC-32 of all before it:
+
+    radiator-snapshot 1
+    store 000102030405060708090a0b0c0d0e0f
+    taken 1767225600000                     milliseconds since the epoch
+    end 30064775168                         address where the log ends
+    segment 6 67108864                      number and end, for each segment
+    crc32 89abcdef
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import NamedTuple
+from zlib import crc32
+
+from radiator.errors import CorruptRecord, StoreDamaged, StoreFailed
+from radiator.store.base import Progress
+from radiator.store.file.copying import copy_file, copy_open, link_or_copy
+from radiator.store.file.format import Format, Names, encode_format, read_format, replace_file
+from radiator.store.file.fsio import Fsio
+from radiator.store.file.inspect import would_start
+from radiator.store.file.record import OPENING, SEGMENT
+from radiator.store.file.salvage import SegmentFile
+from radiator.store.file.segment import OPENING_OFFSET, address_of
+from radiator.store.file.views import no_progress
+from radiator.store.file.watermark import Watermark, read_watermark, write_watermark
+
+__all__ = ["Manifest", "read_manifest", "restore", "snapshot"]
+
+_TRIES = 50
+_SAME_TRIES = 3
+_MANIFEST = re.compile(
+    rb"radiator-snapshot ([0-9]{1,9})\nstore ([0-9a-f]{32})\ntaken ([0-9]{1,20})\nend ([0-9]{1,20})\n"
+    rb"((?:segment [0-9]{1,10} [0-9]{1,10}\n)+)crc32 ([0-9a-f]{8})\n"
+)
+_VERSION = 1
+
+
+class Manifest(NamedTuple):
+    """What a snapshot holds: `segments` are (number, end), ascending; `linked` says how many of them are links."""
+
+    store_id: bytes
+    taken_ms: int
+    end: int
+    segments: tuple[tuple[int, int], ...]
+    linked: int = 0
+
+
+class _Again(Exception):
+    """The daemon changed what was being copied."""
+
+
+def _manifest_path(directory: str) -> str:
+    return os.path.join(directory, "manifest")
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """The bytes of the manifest."""
+    lines = [
+        f"radiator-snapshot {_VERSION}",
+        f"store {manifest.store_id.hex()}",
+        f"taken {manifest.taken_ms}",
+        f"end {manifest.end}",
+        *(f"segment {number} {end}" for number, end in manifest.segments),
+    ]
+    text = "".join(f"{line}\n" for line in lines).encode()
+    return text + b"crc32 %08x\n" % crc32(text)
+
+
+def read_manifest(fsio: Fsio, directory: str) -> Manifest:
+    """What a snapshot says it holds. StoreDamaged where it is not complete."""
+    path = _manifest_path(directory)
+    try:
+        fd = fsio.open(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise StoreDamaged(f"{path} is missing: this is no snapshot, or one that did not come to its end") from None
+    try:
+        data = bytes(fsio.read(fd, 0, fsio.size(fd)))
+    finally:
+        fsio.close(fd)
+    match = _MANIFEST.fullmatch(data)
+    if match is None or int(match[6], 16) != crc32(data[: match.start(6) - len(b"crc32 ")]):
+        raise StoreDamaged(f"{path} is damaged: take another snapshot")
+    if int(match[1]) != _VERSION:
+        raise StoreDamaged(f"{path} has version {int(match[1])}: this radiator reads {_VERSION}; use a newer one")
+    pairs = (line.split()[1:] for line in match[5].splitlines())
+    segments = tuple((int(number), int(end)) for number, end in pairs)
+    return Manifest(bytes.fromhex(match[2].decode()), int(match[3]), int(match[4]), segments)
+
+
+# ---------------------------------------------------------------------- snapshot
+
+
+def snapshot(fsio: Fsio, names: Names, directory: str, *, wall_ms: int, progress: Progress = no_progress) -> Manifest:
+    """Copy the store into `directory`, which must be absent or empty. A daemon may hold the store, or none.
+
+    StoreDamaged where the store is not whole, StoreFailed where there is none or `directory` is not empty; OSError as
+    the kernel gave it.
+    """
+    form = _format(fsio, names)
+    target = Names(directory)
+    _make_empty(fsio, target)
+    taken = _Snapshot(fsio, names, target, form, wall_ms, progress)
+    reasons: list[str] = []
+    while True:
+        try:
+            manifest = taken.copy()
+            break
+        except _Again as error:
+            reasons.append(str(error))
+        # A daemon that writes gives another reason each time; damage gives the same.
+        if len(reasons) == _TRIES or reasons.count(reasons[-1]) == _SAME_TRIES:
+            raise StoreDamaged(f"{names.log} could not be copied: {reasons[-1]}; see `radiator store check`")
+    _finish(fsio, target, form, manifest, progress)
+    replace_file(fsio, target.format, encode_format(form))
+    replace_file(fsio, _manifest_path(directory), encode_manifest(manifest))
+    fsio.sync_directory(os.path.dirname(os.path.abspath(directory)))
+    return manifest
+
+
+def _format(fsio: Fsio, names: Names) -> Format:
+    try:
+        form = read_format(fsio, names)
+    except NotADirectoryError:
+        form = None
+    if form is None:
+        raise StoreFailed(f"{names.directory} holds no store: there is no FORMAT file")
+    return form
+
+
+def _make_empty(fsio: Fsio, target: Names) -> None:
+    """Make the directories of a store in a place that must hold nothing."""
+    try:
+        strange = fsio.list_directory(target.directory)
+    except FileNotFoundError:
+        strange = []
+    except NotADirectoryError:
+        strange = ["it is a file"]
+    if strange:
+        raise StoreFailed(f"{target.directory} is not empty ({strange[0]}): name a directory that is empty or absent")
+    for path in (target.directory, target.log, target.quarantine):
+        fsio.make_directory(path)
+
+
+def _finish(fsio: Fsio, target: Names, form: Format, manifest: Manifest, progress: Progress) -> None:
+    """The watermark, the names on the disk, and the proof: a recovery that only reads."""
+    # Not a clean stop: whoever starts on this uses no id that the original may have given away since.
+    write_watermark(fsio, target.watermark, form.store_id, Watermark(1, manifest.end, clean=False), sync=True)
+    fsio.sync_directory(target.log)
+    fsio.sync_directory(target.directory)
+    refusal = would_start(fsio, target, form.store_id, progress)
+    if refusal is not None:
+        raise StoreDamaged(f"the copy in {target.directory} does not verify, and is not complete: {refusal}")
+
+
+class _Snapshot:
+    """The copying of one store, over as many tries as it takes."""
+
+    def __init__(self, fsio: Fsio, names: Names, target: Names, form: Format, wall_ms: int, progress: Progress) -> None:
+        self.fsio = fsio
+        self.names = names
+        self.target = target
+        self.form = form
+        self.wall_ms = wall_ms
+        self.progress = progress
+        self.have: dict[int, bool] = {}  # older segments that are there already: by link?
+
+    def copy(self) -> Manifest:
+        """One try."""
+        names, fsio = self.names, self.fsio
+        numbers = names.segments(fsio)
+        if not numbers:
+            raise StoreDamaged(f"{names.log} holds no segment, and every store has one")
+        newest = numbers[-1]
+        try:
+            file = SegmentFile(fsio, names.segment(newest), newest, self.form.store_id)
+        except FileNotFoundError:
+            raise _Again(f"segment {newest} went") from None
+        try:
+            stated = self._opening(file)
+            self._older(stated, set(numbers))
+            end = self._newest(file)
+        finally:
+            file.close()
+        if names.segments(fsio)[-1] != newest:
+            fsio.unlink(self.target.segment(newest))
+            raise _Again(f"segment {newest} was followed by another one while it was copied")
+        segments = sorted((number, stated[number]) for number in self.have)
+        linked = sum(self.have.values())
+        address = address_of(newest, end)
+        return Manifest(self.form.store_id, self.wall_ms, address, (*segments, (newest, end)), linked)
+
+    def _opening(self, file: SegmentFile) -> dict[int, int]:
+        """The older segments that the newest lists, with their ends."""
+        try:
+            batch = file.batch(OPENING_OFFSET, payloads=True)
+        except CorruptRecord as error:
+            raise _Again(f"{file.path} has no whole opening batch: {error}") from error
+        if not batch.flags & OPENING:
+            raise _Again(f"{file.path} has no opening batch")
+        return {event[1]: event[2] for event in batch.events if event[0] == SEGMENT}
+
+    def _older(self, stated: dict[int, int], present: set[int]) -> None:
+        """Have the listed segments that are there, and no others."""
+        fsio, names, target = self.fsio, self.names, self.target
+        for number in [number for number in self.have if number not in stated]:
+            fsio.unlink(target.segment(number))
+            del self.have[number]
+        wanted = [number for number in sorted(stated) if number in present and number not in self.have]
+        total = sum(stated[number] for number in wanted)
+        done = 0
+
+        def piece(count: int) -> None:
+            nonlocal done
+            done += count
+            self.progress("copying segments", min(done, total), total)
+
+        for number in wanted:
+            try:
+                linked = link_or_copy(fsio, names.segment(number), target.segment(number), piece)
+            except FileNotFoundError:
+                continue  # nothing in it was alive any more
+            if not linked and number not in names.segments(fsio):
+                # Its blocks may have been used for something else while they were copied: that takes the name first.
+                fsio.unlink(target.segment(number))
+                continue
+            self.have[number] = linked
+
+    def _newest(self, file: SegmentFile) -> int:
+        """Copy the newest segment up to the last batch that verifies; the offset behind it."""
+        mark = read_watermark(self.fsio, self.names.watermark, self.form.store_id)
+        durable = file.durable()
+        if mark is not None and mark.address >> 32 == file.number:
+            durable = max(durable, mark.address & 0xFFFFFFFF)
+        file.forget()
+        end = OPENING_OFFSET
+        why = "the file ends there"
+        while end < file.size:
+            try:
+                batch = file.batch(end, payloads=True)
+            except CorruptRecord as error:
+                why = str(error)
+                break
+            if batch.damaged and end + batch.length > durable:
+                break  # it is being written at this moment
+            end += batch.length
+        if end < durable:
+            raise _Again(f"{file.path} is damaged at offset {end}: {why}")
+        target = self.target.segment(file.number)
+        done = 0
+
+        def show(count: int) -> None:
+            nonlocal done
+            done += count
+            self.progress("copying the newest segment", done, end)
+
+        if copy_open(self.fsio, file.fd, target, end, show) != end:  # its name may be gone by now
+            raise _Again(f"{file.path} became shorter while it was copied")
+        return end
+
+
+# ---------------------------------------------------------------------- restore
+
+
+def restore(fsio: Fsio, source: str, names: Names, *, progress: Progress = no_progress) -> Manifest:
+    """Make a store at `names` of the snapshot in `source`; the directory must be absent or empty.
+
+    StoreDamaged where the snapshot is not complete or does not verify, StoreFailed where the directory is not empty.
+    """
+    manifest = read_manifest(fsio, source)
+    origin = Names(source)
+    form = read_format(fsio, origin)
+    if form is None or form.store_id != manifest.store_id:
+        raise StoreDamaged(f"{origin.format} is not the one of this snapshot")
+    for number, end in manifest.segments:
+        path = origin.segment(number)
+        try:
+            fd = fsio.open(path)
+        except FileNotFoundError:
+            raise StoreDamaged(f"{path} is missing, and the manifest lists it") from None
+        try:
+            if fsio.size(fd) < end:
+                raise StoreDamaged(f"{path} has {fsio.size(fd)} bytes, and the manifest says {end}")
+        finally:
+            fsio.close(fd)
+    _make_empty(fsio, names)
+    total = sum(end for _, end in manifest.segments)
+    done = linked = 0
+
+    def piece(count: int) -> None:
+        nonlocal done
+        done += count
+        progress("copying segments", min(done, total), total)
+
+    newest, newest_end = manifest.segments[-1]
+    for number, end in manifest.segments[:-1]:
+        before = done
+        linked += link_or_copy(fsio, origin.segment(number), names.segment(number), piece)
+        done = before + end
+    copy_file(fsio, origin.segment(newest), names.segment(newest), newest_end, piece)
+    _finish(fsio, names, form, manifest, progress)
+    # The last step: a directory without it is no store.
+    replace_file(fsio, names.format, encode_format(form))
+    fsio.sync_directory(os.path.dirname(os.path.abspath(names.directory)))
+    return manifest._replace(linked=linked)

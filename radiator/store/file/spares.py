@@ -1,0 +1,293 @@
+"""Room for when there is none: small segments held ready with their blocks, and the judgement whether the disk is full.
+
+It must never let a file of unknown content become a segment, nor take a put while the settlements of what is stored
+already might find no room. Called by: `engine` (open, check, tick), `log` (births, upkeep).
+
+    spare-1 … spare-3 in log/: files of zeros with real blocks; recovery does not look at them
+
+    ready ──a birth finds the disk full──▶ a segment ──nothing in it lives──▶ renamed back, zeroed ──▶ ready
+      ▲                                                │ (while the disk is full; else it is unlinked)
+      └── made afresh, once there is room for one ◀────┘
+
+A spare is ready when its first block is zeros. That block is the first to be written by a birth and the last to be
+zeroed again, each with a sync of its own between it and the rest: so its zeros speak for the whole file.
+
+The disk is full from the moment when less than `stop_free` bytes are free, or a birth had to take a spare, until all
+spares are ready and a segment's size more than `stop_free` is free. Meanwhile puts are refused and nothing else is:
+settlements always have room. A segment that holds nothing but settlements is dead when the next one is born, so its
+blocks go round between two; the third is for the puts that were taken before anybody knew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from radiator.errors import Refused
+from radiator.store.file.format import Names
+from radiator.store.file.fsio import Fsio
+from radiator.store.file.record import BLOCK
+from radiator.store.file.recovery import Report
+from radiator.store.file.segment import FULL_ERRORS, Segment, write_whole
+from radiator.store.file.syncer import JobRunner
+
+__all__ = ["CHECK_SECONDS", "SPARES", "Spares"]
+
+SPARES = 3
+"""One that is written, one for the segment after it (only then are the first one's blocks free again), and one that
+may be pinned by messages that were accepted when the disk was met full."""
+
+_PART = 4
+_LEAST_BYTES = 8 * BLOCK
+"""A spare has this part of a segment's size, and at least these bytes."""
+
+CHECK_SECONDS = 1.0
+"""How often the file system is asked what is free."""
+
+_ZEROS = bytes(256 * BLOCK)
+
+
+class Spares:
+    """The spare segments of one store.
+
+    `segment_bytes` is what a segment takes, `stop_free` the limit in free bytes; `report` is called
+    once with each change of `full`, `resumed` when there is room again. Of all methods only `make` and `recycle` touch
+    the disk after `look`: they are for jobs.
+    """
+
+    __slots__ = (
+        "_ask_at",
+        "_asking",
+        "_free",
+        "_fsio",
+        "_jobs",
+        "_least",
+        "_names",
+        "_ready",
+        "_remains",
+        "_report",
+        "_segment_bytes",
+        "_size",
+        "_small",
+        "_stop_free",
+        "full",
+        "resumed",
+        "wanted",
+    )
+
+    def __init__(
+        self, fsio: Fsio, jobs: JobRunner, names: Names, *, segment_bytes: int, stop_free: int, report: Report
+    ) -> None:
+        self.full = False
+        self.wanted = False
+        """A spare is missing, and `make` may succeed."""
+        self.resumed: Callable[[], None] = _nobody
+        self._fsio = fsio
+        self._jobs = jobs
+        self._names = names
+        self._segment_bytes = segment_bytes
+        self._size = max(segment_bytes // _PART, _LEAST_BYTES)
+        self._least = self._size // 2  # one that cannot have more is still of use
+        self._stop_free = stop_free
+        self._report = report
+        self._free = 0
+        self._ready: list[int] = []
+        self._small: set[int] = set()  # ready, and to be made larger
+        self._remains: set[int] = set()  # files that are there and not ready
+        self._ask_at = float("-inf")
+        self._asking = False
+
+    # ------------------------------------------------------------------ what is there
+
+    def look(self) -> None:
+        """See what spares there are and judge. Reads only. OSError as the kernel gave it."""
+        for number in range(1, SPARES + 1):
+            try:
+                fd = self._fsio.open(self._names.spare(number))
+            except FileNotFoundError:
+                continue
+            try:
+                whole = self._fsio.size(fd) >= self._least
+                ready = whole and not any(self._fsio.read(fd, 0, BLOCK))
+            finally:
+                self._fsio.close(fd)
+            if ready:
+                self._ready.append(number)
+            else:
+                self._remains.add(number)
+        free = self._fsio.free_bytes(self._names.directory)
+        self._found(free)
+        # The first write needs a new segment: where that would take a spare, no put may be the one that does.
+        self._set_full(self.full or free < self._segment_bytes)
+
+    @property
+    def short(self) -> bool:
+        """A spare is missing."""
+        return len(self._ready) < SPARES
+
+    def require(self, length: int) -> None:
+        """Spares must have twice `length` bytes from now on: what a segment begins with is half of it at most."""
+        if 2 * length > self._size:
+            self._size = 2 * length
+            self._small.update(self._ready)
+            self.wanted = True
+
+    def path(self) -> str | None:
+        """The spare that a birth may take; None where there is none."""
+        return self._names.spare(self._ready[-1]) if self._ready else None
+
+    def taken(self) -> None:
+        """A birth found the disk full and took the spare of `path`."""
+        self._small.discard(self._ready.pop())
+        self._set_full(True)
+        self.ask()
+
+    # ------------------------------------------------------------------ is the disk full?
+
+    def refusal(self) -> Refused:
+        """Why a put is refused."""
+        return Refused(
+            f"the disk is full: {self._free} bytes are free, disk.stop_free is {self._stop_free} and a segment takes "
+            f"{self._segment_bytes}; persistent messages are taken again when there is room"
+        )
+
+    def tick(self, now: float) -> float:
+        """Ask what is free where that is due at `now`; when to come again."""
+        if now >= self._ask_at:
+            self._ask_at = now + CHECK_SECONDS
+            self.ask()
+        return self._ask_at
+
+    def ask(self) -> None:
+        """Find out what is free, in a job."""
+        if not self._asking:
+            self._asking = True
+            self._jobs.run(lambda: self._fsio.free_bytes(self._names.directory), self._answered)
+
+    def _answered(self, free: int | None, error: BaseException | None) -> None:
+        self._asking = False
+        if isinstance(error, OSError):
+            return  # nothing new is known; where the disk is broken, the log will meet it
+        if error is not None:
+            raise error
+        assert free is not None
+        self._found(free)
+
+    def _found(self, free: int) -> None:
+        self._free = free
+        self.wanted = bool(self._small) or (self.short and (bool(self._remains) or free >= self._size))
+        missing = SPARES - len(self._ready)
+        if self.full:
+            full = missing > 0 or free < self._stop_free + self._segment_bytes
+        else:
+            full = free < self._stop_free or free < missing * self._size
+        self._set_full(full)
+
+    def _set_full(self, full: bool) -> None:
+        if full == self.full:
+            return
+        self.full = full
+        state = {"free": self._free, "stop_free": self._stop_free, "segment": self._segment_bytes}
+        if full:
+            self._report("the disk is full: persistent messages are refused until there is room", **state)
+        else:
+            self._report("the disk has room again: persistent messages are taken", **state)
+            self.resumed()
+
+    # ------------------------------------------------------------------ making them
+
+    def next(self) -> int:
+        """The spare to `make` or to make larger now; blocks that are there already come first."""
+        self.wanted = False
+        numbers = set(range(1, SPARES + 1)).difference(self._ready) or self._small
+        return min(numbers, key=lambda number: (number not in self._remains, number))
+
+    def make(self, number: int) -> bool:
+        """Make a spare ready, in a job: whole and durable (True), or not at all because the disk is full (False).
+
+        Any other OSError as the kernel gave it.
+        """
+        fsio, path = self._fsio, self._names.spare(number)
+        try:
+            fd = fsio.open(path, write=True)
+        except FileNotFoundError:
+            fd = fsio.open(path, create=True)
+        made = True
+        try:
+            size = fsio.size(fd)
+            if any(fsio.read(fd, 0, BLOCK)):
+                _wipe(fsio, fd, size)
+            if size < self._size:
+                fsio.allocate(fd, self._size)
+            fsio.sync(fd)
+        except OSError as error:
+            if error.errno not in FULL_ERRORS:
+                raise
+            made = fsio.size(fd) >= self._least
+            if made:
+                fsio.sync(fd)
+            else:
+                fsio.unlink(path)  # what it holds is of no use here, but may be elsewhere
+        finally:
+            fsio.close(fd)
+        fsio.sync_directory(self._names.log)
+        return made
+
+    def made(self, number: int, success: bool) -> None:
+        """What became of `make`."""
+        self._remains.discard(number)
+        self._small.discard(number)
+        if success and number not in self._ready:
+            self._ready.append(number)
+        if not success:
+            self._set_full(True)
+        self.wanted = False  # an answer that came meanwhile did not know of this one; the next one does
+        self.ask()
+
+    # ------------------------------------------------------------------ the blocks of dead segments
+
+    def places(self) -> list[int]:
+        """The spares that dead segments should become: none while unlinking them does."""
+        if not self.full:
+            return []
+        return [n for n in range(1, SPARES + 1) if n not in self._ready and n not in self._remains]
+
+    def recycle(self, dead: Iterable[Segment], places: Iterable[int]) -> tuple[list[Segment], list[int]]:
+        """Let dead segments become spares that are not ready yet, in a job: those that are left, and the places filled.
+
+        For the log this is unlinking them, under the same conditions. The caller syncs the directory before anything
+        is written to them. Nobody else may have a name for one: a snapshot's link would see its contents vanish.
+        """
+        fsio, names = self._fsio, self._names
+        left: list[Segment] = []
+        filled: list[int] = []
+        free = list(places)
+        for segment in dead:
+            if not free or fsio.size(segment.fd) < self._least:
+                left.append(segment)
+                continue
+            path = names.spare(free[0])
+            fsio.rename(names.segment(segment.number), path)
+            if fsio.links(segment.fd) == 1:  # asked now: by this name nobody makes a link any more
+                filled.append(free.pop(0))
+            else:
+                fsio.unlink(path)
+        return left, filled
+
+    def recycled(self, places: Iterable[int]) -> None:
+        """What became of `recycle`, durable."""
+        self._remains.update(places)
+        self.wanted = self.wanted or bool(self._remains)
+
+
+def _wipe(fsio: Fsio, fd: int, size: int) -> None:
+    """Zero a file; its first block comes last, when all the others are zeros on the disk."""
+    if size > BLOCK:
+        for offset in range(BLOCK, size, len(_ZEROS)):
+            write_whole(fsio, fd, memoryview(_ZEROS)[: size - offset], offset)
+        fsio.sync_data(fd)
+    if size:
+        write_whole(fsio, fd, memoryview(_ZEROS)[: min(size, BLOCK)], 0)
+
+
+def _nobody() -> None:
+    """Nobody waits for room."""

@@ -1,0 +1,193 @@
+"""Reading a store that may be broken: everything that verifies, and a list of what does not.
+
+It must never write, and never stop at damage. Called by: `inspect`, `repair`.
+
+    survey   FORMAT, watermark, the headers of all segments (here) ▸ what the log says (`replay`) ▸ what was set aside
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from radiator.errors import CorruptRecord, StoreDamaged, StoreFailed
+from radiator.store.base import Progress
+from radiator.store.file.format import Names, check_directory, read_format
+from radiator.store.file.fsio import Fsio
+from radiator.store.file.record import BLOCK, decode_segment_header
+from radiator.store.file.replay import Replay
+from radiator.store.file.salvage import SegmentFile
+from radiator.store.file.views import SegmentView, Survey, no_progress
+from radiator.store.file.watermark import read_watermark
+
+__all__ = ["require_store", "survey"]
+
+
+def survey(
+    fsio: Fsio, names: Names, *, deep: bool = False, aside: bool = True, progress: Progress = no_progress
+) -> Survey:
+    """Read the whole store; `deep` verifies the payloads of older segments too.
+
+    StoreFailed where there is no store at all. The caller closes the survey.
+    """
+    found = Survey(fsio, names)
+    try:
+        _open(found, deep)
+        Replay(found, deep, progress).run()
+    except BaseException:
+        found.close()
+        raise
+    if aside:
+        _note_quarantine(found)
+    return found
+
+
+def require_store(fsio: Fsio, names: Names) -> None:
+    """StoreFailed where there is no store, not even a broken one."""
+    try:
+        entries = fsio.list_directory(names.directory)
+    except (FileNotFoundError, NotADirectoryError):
+        raise StoreFailed(f"{names.directory} is not there: name the data directory of a store") from None
+    if "FORMAT" in entries:
+        return
+    if not {"log", "watermark"} & set(entries):
+        raise StoreFailed(f"{names.directory} holds no store: neither FORMAT nor log/ is there")
+    try:
+        check_directory(fsio, names)
+    except StoreDamaged:
+        return
+    raise StoreFailed(f"{names.directory} holds no store yet: its creation was cut short, and a broker will repeat it")
+
+
+# ---------------------------------------------------------------------- what is there
+
+
+def _open(found: Survey, deep: bool) -> None:
+    """FORMAT, the watermark, and the headers of all segments."""
+    fsio, names = found.fsio, found.names
+    require_store(fsio, names)
+    try:
+        found.format = read_format(fsio, names)
+        if found.format is None:
+            found.find("format", names.format, "FORMAT is missing")
+    except StoreDamaged as error:
+        found.find("format", names.format, f"{error}")
+    except OSError as error:
+        found.find("format", names.format, f"it cannot be read: {error.strerror or error}")
+    numbers: list[int] = []
+    try:
+        numbers = names.segments(fsio)
+    except FileNotFoundError:
+        found.find("log", names.log, "the directory of the segments is missing")
+    headers: dict[int, Any] = {}
+    for number in numbers:
+        path = names.segment(number)
+        try:
+            file = SegmentFile(fsio, path, number)
+        except FileNotFoundError:
+            continue  # unlinked by a running daemon between two looks
+        except OSError as error:
+            found.find("segment", path, f"it cannot be opened: {error.strerror or error}", segment=number)
+            continue
+        found.segments[number] = SegmentView(number, file)
+        if deep:
+            fsio.drop_cache(file.fd)  # what the device has, not what memory remembers
+        try:
+            headers[number] = decode_segment_header(file.get(0, BLOCK))
+        except CorruptRecord as error:
+            headers[number] = error
+    if found.format is not None:
+        found.store_id = found.format.store_id
+    else:
+        votes = Counter(header.store_id for header in headers.values() if not isinstance(header, CorruptRecord))
+        found.store_id = votes.most_common(1)[0][0] if votes else bytes(16)
+    for number, header in headers.items():
+        segment = found.segments[number]
+        segment.file.store_id = found.store_id
+        what = ""
+        if isinstance(header, CorruptRecord):
+            what = f"the header block is damaged: {header}"
+        elif header.store_id != found.store_id:
+            what = "the segment belongs to another store"
+        elif header.number != number:
+            what = f"its header says it is segment {header.number}"
+        else:
+            segment.created_ms = header.created_ms
+        if what:
+            segment.broken = True
+            found.find("header", segment.file.path, what, segment=number, offset=0)
+    if not found.segments:
+        found.find("log", names.log, "there is no segment, and every store has one")
+    _watermark(found)
+
+
+def _watermark(found: Survey) -> None:
+    names = found.names
+    try:
+        found.watermark = mark = read_watermark(found.fsio, names.watermark, found.store_id)
+    except OSError as error:
+        found.find("watermark", names.watermark, f"it cannot be read: {error.strerror or error}")
+        return
+    if mark is not None and found.segments and mark.address >> 32 > found.newest:
+        number = mark.address >> 32
+        what = f"it is missing: the watermark says that it was synced up to offset {mark.address & 0xFFFFFFFF}"
+        found.find("missing-segment", names.segment(number), what, segment=number)
+
+
+def _note_quarantine(found: Survey) -> None:
+    names = found.names
+    try:
+        entries = found.fsio.list_directory(names.quarantine)
+    except OSError:
+        entries = []
+    noted: set[tuple[int, int]] = set()
+    for name in entries:
+        path = f"{names.quarantine}/{name}"
+        if name.endswith(".keep"):
+            noted |= _note(found, path)
+        elif not name.endswith(".tmp"):
+            what = "kept from an earlier damage; remove it when it is of no use any more"
+            found.find("quarantine", path, what, damage=False)
+    for queue in found.queues.values():
+        queue.aside = [pair for pair in queue.aside if (queue.number, pair[0]) not in noted]
+        if queue.aside:
+            what = "set aside earlier, since they are damaged"
+            found.find(
+                "set-aside",
+                names.directory,
+                what,
+                damage=False,
+                queue=queue.name,
+                number=queue.number,
+                ids=tuple(queue.aside),
+            )
+
+
+def _note(found: Survey, path: str) -> set[tuple[int, int]]:
+    """The messages that a note in quarantine/ names, see `quarantine`; what cannot be read of it is left out."""
+    noted: set[tuple[int, int]] = set()
+    try:
+        fd = found.fsio.open(path)
+        try:
+            text = bytes(found.fsio.read(fd, 0, found.fsio.size(fd))).decode("utf-8", "replace")
+        finally:
+            found.fsio.close(fd)
+    except OSError as error:
+        found.find("quarantine", path, f"it cannot be read: {error.strerror or error}", damage=False)
+        return noted
+    for line in text.splitlines():
+        number, id, offset, name, why = (line.split("\t", 4) + [""] * 5)[:5]
+        if not (number.isdecimal() and id.isdecimal() and offset.isdecimal()):
+            continue
+        noted.add((int(number), int(id)))
+        found.find(
+            "set-aside",
+            path,
+            f"a damaged message was set aside: {why}",
+            damage=False,
+            offset=int(offset),
+            queue=name,
+            number=int(number),
+            ids=((int(id), int(id)),),
+        )
+    return noted

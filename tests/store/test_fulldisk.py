@@ -1,0 +1,471 @@
+"""The full disk, simulated: puts are refused, all else goes on, for as long as it takes; crashes at every step."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+import pytest
+from model import DIRECTORY, read_everything
+from simdisk import SimDisk
+from test_faults import new_disk, put, turn
+
+from radiator.errors import Refused, StoreFailed
+from radiator.message import Message
+from radiator.store.base import StoreQueue, Unit
+from radiator.store.file.engine import FileStore
+from radiator.store.file.syncer import InlineJobs, InlineSyncer
+
+SEGMENT = 32768
+LOG = f"{DIRECTORY}/log"
+FULL = "the disk is full: persistent messages are refused until there is room"
+ROOM = "the disk has room again: persistent messages are taken"
+
+
+class Owner:
+    """A store on a disk, its clock, and what it reported."""
+
+    def __init__(self, disk: SimDisk, stop_free: int = 0, now: float = 0.0) -> None:
+        self.disk = disk
+        self.now = now
+        self.events: list[str] = []
+        self.store = FileStore(
+            DIRECTORY,
+            segment_bytes=SEGMENT,
+            buffer_bytes=16384,
+            fsio=disk,
+            syncer=InlineSyncer(disk),
+            jobs=InlineJobs(),
+            stop_free=stop_free,
+            report=lambda event, **fields: self.events.append(event),
+            entropy=bytes,
+        )
+        self.store.open(self.now, 1)
+        self.queue: StoreQueue = self.store.declare("/queue/a")
+
+    def second(self, count: int = 1) -> None:
+        """Time passes."""
+        for _ in range(count):
+            self.now += 1.0
+            self.store.tick(self.now)
+            turn(self.store)
+
+    def put(self, body: bytes) -> None:
+        put(self.store, self.queue, body)
+
+    def ack(self) -> bytes:
+        """Claim one message and settle it alone, durable when this returns; its body."""
+        while not (got := self.store.claim(self.queue, 1, 1 << 20)):
+            assert self.queue.ready
+            turn(self.store)
+        unit = Unit()
+        unit.settle(self.queue, got[0].id)
+        number = self.store.append(unit)
+        turn(self.store)
+        turn(self.store)
+        assert self.store.committed >= number
+        assert got[0].message is not None
+        return got[0].message.body
+
+    def fill(self) -> list[bytes]:
+        """Put until that is refused; the bodies that were taken."""
+        taken: list[bytes] = []
+        try:
+            while len(taken) < 10000:
+                body = b"%d:" % len(taken) + bytes(900)
+                self.put(body)
+                taken.append(body)
+        except Refused:
+            return taken
+        raise AssertionError("the disk was never full")
+
+
+def filled(segments: float = 8, stop_free: int = 0) -> tuple[Owner, list[bytes]]:
+    """A store on a disk of so many segments' size, full to the brim: what is free, another program takes."""
+    disk = new_disk()
+    disk.capacity = int(segments * SEGMENT)
+    owner = Owner(disk, stop_free)
+    taken = owner.fill()
+    steal(disk)
+    return owner, taken
+
+
+def steal(disk: SimDisk) -> None:
+    """Another program takes all that is free."""
+    disk.make_parents("/other")
+    fd = (
+        disk.open("/other/thief", write=True)
+        if "/other/thief" in disk.contents()
+        else disk.open("/other/thief", create=True)
+    )
+    disk.allocate(fd, disk.size(fd) + disk.free_bytes("/"))
+    disk.close(fd)
+
+
+def give_back(disk: SimDisk) -> None:
+    """It is gone."""
+    disk.unlink("/other/thief")
+
+
+def spares(disk: SimDisk) -> list[str]:
+    return [name for name in disk.list_directory(LOG) if name.startswith("spare")]
+
+
+def newest(disk: SimDisk) -> str:
+    return max(name for name in disk.list_directory(LOG) if name.endswith(".seg"))
+
+
+# ------------------------------------------------------------------ what is refused, and what is not
+
+
+def test_spares_of_real_blocks_are_made_with_the_store() -> None:
+    owner = Owner(new_disk())
+    owner.put(b"one")
+    assert spares(owner.disk) == ["spare-1", "spare-2", "spare-3"]
+    for name in spares(owner.disk):
+        assert owner.disk.contents()[f"{LOG}/{name}"] == bytes(SEGMENT)
+    assert owner.disk.power_cut(Random(1), 0.0, 0.0).contents()[f"{LOG}/spare-1"] == bytes(SEGMENT)
+
+
+def test_a_put_below_stop_free_is_refused_with_the_limit_named() -> None:
+    disk = new_disk()
+    disk.capacity = 100 * SEGMENT
+    owner = Owner(disk, stop_free=SEGMENT * 10 + 5)
+    owner.put(b"kept")
+    disk.capacity = disk.used() + SEGMENT * 10 + 5
+    owner.second()
+    owner.put(b"exactly at the limit")
+    disk.capacity -= 1
+    owner.second()
+    with pytest.raises(
+        Refused, match=rf"the disk is full: {SEGMENT * 10 + 4} bytes are free, disk.stop_free is 327685"
+    ):
+        owner.put(b"refused")
+    unit = Unit()
+    unit.put(Message(12, True, b"destination:x\n", b"refused"), [owner.queue])
+    unit.settle(owner.queue, owner.store.claim(owner.queue, 1, 99)[0].id)
+    for ask in (owner.store.check, owner.store.append):
+        with pytest.raises(Refused):
+            ask(unit)
+    assert owner.events == [FULL]
+    assert owner.ack() == b"exactly at the limit"
+    assert owner.queue.in_flight == 1  # the unit was refused whole
+
+
+def test_it_recovers_with_a_margin_and_says_both_once() -> None:
+    disk = new_disk()
+    disk.capacity = 100 * SEGMENT
+    owner = Owner(disk, stop_free=SEGMENT * 10)
+    owner.put(b"kept")
+    used = disk.used()
+    ready: list[int] = []
+    owner.queue.on_ready = lambda: ready.append(1)
+    for free, full in ((10, False), (9, True), (10, True), (10.9, True), (11, False), (10, False), (9.9, True)):
+        disk.capacity = used + int(SEGMENT * free)
+        ready.clear()
+        owner.second()
+        if full:
+            with pytest.raises(Refused):
+                owner.store.check(unit_of(owner))
+        else:
+            owner.store.check(unit_of(owner))
+        assert bool(ready) == (free == 11)  # dead letters that were refused are tried again
+        owner.second(3)
+    assert owner.events == [FULL, ROOM, FULL]
+
+
+def unit_of(owner: Owner) -> Unit:
+    unit = Unit()
+    unit.put(Message(12, True, b"destination:x\n", b"x"), [owner.queue])
+    return unit
+
+
+def test_it_is_asked_every_second_and_after_each_birth() -> None:
+    disk = new_disk()
+    owner = Owner(disk)
+    turn(owner.store)
+    turn(owner.store)
+    asked: list[float] = []
+    disk.free_bytes = lambda path: asked.append(owner.now) or 1 << 40  # type: ignore[method-assign, func-returns-value]
+    owner.store.tick(0.0)
+    turn(owner.store)
+    owner.store.tick(0.9)
+    turn(owner.store)
+    owner.second(2)
+    assert asked == [0.0, 1.0, 2.0]
+    owner.put(bytes(SEGMENT))
+    turn(owner.store)
+    assert asked == [0.0, 1.0, 2.0, 2.0]
+
+
+def test_what_was_accepted_when_the_disk_is_met_full_is_kept() -> None:
+    """The put came before anybody knew; it goes to the spare, and is receipted."""
+    disk = new_disk()
+    disk.capacity = 5 * SEGMENT
+    owner = Owner(disk)
+    disk.capacity = disk.used()
+    number = put(owner.store, owner.queue, b"accepted")
+    assert owner.store.committed == number
+    assert owner.events == [FULL]
+    with pytest.raises(Refused, match="0 bytes are free"):
+        owner.put(b"refused")
+    again = Owner(disk.power_cut(Random(1), 0.0, 0.0))
+    assert again.ack() == b"accepted"
+
+
+def test_a_disk_over_its_quota_is_full_though_bytes_are_free() -> None:
+    disk = new_disk()
+    owner = Owner(disk)
+    right = disk.allocate
+
+    def allocate(fd: int, length: int) -> None:
+        raise OSError(122, "Disk quota exceeded")
+
+    disk.allocate = allocate  # type: ignore[method-assign]
+    owner.put(b"accepted")
+    owner.second(3)
+    with pytest.raises(Refused):
+        owner.put(b"refused")
+    disk.allocate = right  # type: ignore[method-assign]
+    owner.second(3)
+    owner.put(b"taken")
+    assert owner.events == [FULL, ROOM]
+    assert len(spares(disk)) == 3
+
+
+# ------------------------------------------------------------------ consumers drain, however long it takes
+
+
+@pytest.mark.parametrize("thief", [False, True])
+@pytest.mark.parametrize("restart", ["no", "clean", "kill", "power"])
+def test_acks_one_at_a_time_drain_a_full_disk(restart: str, thief: bool) -> None:
+    """Each is durable by itself; births go from spare to spare. What a thief gets, he keeps."""
+    owner, taken = filled()
+    rng = Random(7)
+    births = 0
+    acked: list[bytes] = []
+    while len(acked) < len(taken):
+        acked.append(owner.ack())
+        if thief:
+            steal(owner.disk)
+        if len(acked) % 5 == 0:
+            owner.second()
+        if len(acked) % 4 == 0 and restart != "no":
+            if restart == "clean":
+                owner.store.close()
+            disk = owner.disk.power_cut(rng) if restart == "power" else owner.disk.survive()
+            if thief:
+                steal(disk)
+            owner = Owner(disk, now=owner.now)
+            births += 1
+        if thief:
+            with pytest.raises(Refused):
+                owner.put(b"refused")
+    assert acked == taken
+    assert owner.queue.ready == 0
+    if restart == "no":
+        births = owner.store._log.tail.number - 2 - len(taken) // 8
+    assert births >= 4, "the spares were used again"
+    if thief:
+        give_back(owner.disk)
+    owner.second(4)
+    owner.put(b"taken again")
+    assert read_everything(owner.store)["/queue/a"].popitem()[1] == b"taken again"
+    assert len(spares(owner.disk)) == 3
+
+
+def test_a_forest_of_acks_needs_no_room_at_all() -> None:
+    """Releases and redeclared queues keep the log growing while nothing dies but what was written since."""
+    owner, _ = filled(6)
+    rng = Random(9)
+    steal(owner.disk)
+    for number in range(200):
+        queue = owner.store.declare(f"/queue/{number}" + "x" * rng.choice((1, 1, 13000)))
+        turn(owner.store)
+        owner.store.drop(queue)
+        turn(owner.store)
+        steal(owner.disk)
+    assert owner.store._log.tail.number > 20
+    assert owner.events == [FULL]
+    assert {len(owner.disk.contents()[f"{LOG}/{name}"]) for name in spares(owner.disk)} == {SEGMENT}, "they shrink"
+
+
+def test_a_start_on_a_full_disk_serves_consumers() -> None:
+    owner, taken = filled()
+    disk = owner.disk.survive()
+    for _ in range(6):  # each start opens a segment of its own, and each is killed at once
+        owner = Owner(disk)
+        assert owner.ack() == taken.pop(0)
+        disk = owner.disk.survive()
+    assert FULL in owner.events
+
+
+def test_starts_that_are_killed_at_once_do_not_use_up_the_spares() -> None:
+    """Each has a segment born, which the next one finds dead; its blocks must serve before any other is needed."""
+    owner, taken = filled()
+    disk = owner.disk.survive()
+    for number in range(8):
+        owner = Owner(disk)
+        steal(disk)
+        before = newest(disk)
+        killed: list[SimDisk] = []
+
+        def kill(what: str, before: str = before, disk: SimDisk = disk, killed: list[SimDisk] = killed) -> None:
+            """Born, and nothing of what is dead since then has another name yet."""
+            if what in ("rename", "unlink") and newest(disk) > before and not killed:
+                killed.append(disk.copy())
+
+        disk.before = kill
+        owner.store.declare(f"/queue/{number}")
+        turn(owner.store)
+        disk = killed[0] if killed else disk.survive()
+    assert Owner(disk).ack() == taken[0]
+
+
+def test_a_start_without_spares_on_a_full_disk_refuses_puts() -> None:
+    owner, taken = filled()
+    disk = owner.disk.survive()
+    for name in spares(disk):
+        disk.unlink(f"{LOG}/{name}")
+    steal(disk)
+    owner = Owner(disk)
+    with pytest.raises(Refused):
+        owner.store.check(unit_of(owner))
+    with pytest.raises(StoreFailed, match=r"\.seg cannot be made: No space left.*mend the disk, then start again"):
+        owner.ack()
+    assert not [name for name in disk.list_directory(LOG) if name.endswith(".tmp")]
+    give_back(disk)
+    owner = Owner(disk)
+    assert owner.ack() == taken[0]
+
+
+def test_a_store_without_spares_gets_them() -> None:
+    disk = new_disk()
+    Owner(disk).put(b"old")
+    for name in spares(disk):
+        disk.unlink(f"{LOG}/{name}")
+    owner = Owner(disk.survive())
+    assert owner.events == []
+    assert spares(owner.disk) == []  # a start writes nothing
+    owner.second(3)
+    assert spares(owner.disk) == ["spare-1", "spare-2", "spare-3"]
+
+
+def test_an_opening_batch_that_no_spare_can_hold_fails_clearly() -> None:
+    disk = new_disk()
+    owner = Owner(disk)
+    for number in range(4):
+        owner.store.declare("/queue/" + str(number) * 9000)
+        turn(owner.store)
+    owner.second(8)
+    disk = owner.disk.survive()
+    assert min(len(disk.contents()[f"{LOG}/{name}"]) for name in spares(disk)) > SEGMENT, "they grow with it"
+    for name in spares(disk):
+        del disk.inode(f"{LOG}/{name}").data[SEGMENT:]
+    disk.capacity = disk.used()
+    owner = Owner(disk)
+    owner.store.declare("/queue/one more")
+    with pytest.raises(StoreFailed, match=r"the disk is full, and what a segment begins with \(\d+ bytes\) is more"):
+        turn(owner.store)
+
+
+def test_a_spare_of_unknown_content_is_zeroed_before_it_is_used() -> None:
+    owner, taken = filled()
+    disk = owner.disk.survive()
+    for name in ("spare-1", "spare-2"):
+        assert name in spares(disk)
+        inode = disk.inode(f"{LOG}/{name}")
+        inode.data[:] = bytes(SEGMENT // 2) + b"x" * (SEGMENT // 2)
+        inode.data[100] = 1
+    owner = Owner(disk)
+    owner.second(2)
+    assert all(disk.contents()[f"{LOG}/{name}"] == bytes(SEGMENT) for name in spares(disk))
+    assert owner.ack() == taken[0]
+
+
+def test_a_segment_with_a_second_name_is_not_recycled() -> None:
+    """A snapshot has it: its bytes must stay."""
+    owner, taken = filled()
+    disk = owner.disk
+    disk.make_parents("/snapshot")
+    kept = {}
+    for name in disk.list_directory(LOG):
+        if name.endswith(".seg"):
+            disk.link(f"{LOG}/{name}", f"/snapshot/{name}")
+            kept[name] = bytes(disk.inode(f"/snapshot/{name}").data)
+    for _ in taken[:-1]:
+        owner.ack()
+    owner.second(2)
+    newest = max(kept)
+    for name, data in kept.items():
+        if name != newest:
+            assert disk.inode(f"/snapshot/{name}").data[: len(data)] == data
+
+
+# ------------------------------------------------------------------ crashes
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_crash_at_every_step_on_a_full_disk(seed: int) -> None:
+    """What was told is there, and the store goes on with nothing free: acks, restart, acks."""
+    owner, taken = filled(7.2)
+    disk = owner.disk
+    owner = Owner(disk.survive())
+    moments: list[tuple[SimDisk, int, int]] = []
+    told = 0
+
+    def record(what: str) -> None:
+        moments.append((owner.disk.copy(), told, started))
+
+    started = 0
+    owner.disk.before = record
+    for _ in range(len(taken) - 4):
+        started = told + 1
+        assert owner.ack() == taken[told]
+        told += 1
+        owner.second()
+    rng = Random(seed)
+    assert len(moments) > 100
+    for moment, least, most in moments[seed::2]:
+        for found in (moment.power_cut(rng), moment.survive()):
+            again = Owner(found)
+            for name in spares(found):
+                content = found.contents()[f"{LOG}/{name}"]
+                assert any(content[:4096]) or not any(content), "it looks ready, and is not"
+            steal(found)
+            state = list(read_everything(again.store)["/queue/a"].values())
+            assert taken[most:] == state or taken[least:] == state
+            for number in range(min(3, len(state))):
+                assert again.ack() == state[number]
+                again.second()
+            third = Owner(found.power_cut(rng))
+            assert list(read_everything(third.store)["/queue/a"].values()) == state[3:]
+
+
+def test_a_failed_write_into_a_spare_is_final() -> None:
+    owner, _ = filled()
+    owner.disk.fail_sync_at = owner.disk.syncs + 1
+    with pytest.raises(StoreFailed, match="Input/output error"):
+        owner.ack()
+
+
+def test_no_write_is_behind_what_was_reserved(monkeypatch: Any) -> None:
+    """So none can find the disk full: the blocks are there, whatever the batches' sizes."""
+    disk = new_disk()
+    rng = Random(5)
+    right = disk.write
+
+    def write(fd: int, data: Any, offset: int) -> int:
+        assert offset + len(data) <= disk.size(fd) or len(data) <= 512, "the file grows"
+        return right(fd, data, offset)
+
+    monkeypatch.setattr(disk, "write", write)
+    store = Owner(disk)
+    for _ in range(300):
+        size = rng.choice((10, 500, 3000, 9000, 15000, 40000, 70000))
+        unit = Unit()
+        unit.put(Message(12, True, b"destination:x\n", bytes(size)), [store.queue])
+        store.store.append(unit)
+        if rng.random() < 0.4:
+            turn(store.store)
+    turn(store.store)

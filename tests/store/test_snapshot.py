@@ -1,0 +1,241 @@
+"""Snapshots of a store that is written meanwhile, and what is restored from them: a prefix, whole, nothing missing."""
+
+from __future__ import annotations
+
+import errno
+from random import Random
+
+import pytest
+from broken import NAMES, build, state_of
+from model import DIRECTORY, Model, State, World, read_everything
+from simdisk import SimDisk
+
+from radiator.errors import StoreDamaged, StoreError, StoreFailed
+from radiator.store.file.engine import FileStore
+from radiator.store.file.format import Names
+from radiator.store.file.inspect import check
+from radiator.store.file.snapshot import read_manifest, restore, snapshot
+from radiator.store.file.syncer import InlineJobs, InlineSyncer
+
+SNAPSHOT = "/data/snapshot"
+RESTORED = Names("/data/restored")
+
+
+def state_at(disk: SimDisk, directory: str) -> State:
+    """What a start in `directory` finds."""
+    store = FileStore(directory, fsio=disk, segment_bytes=32768, syncer=InlineSyncer(disk), jobs=InlineJobs())
+    store.open(0.0, 1)
+    state = read_everything(store)
+    store.close()
+    return state
+
+
+class Busy(World):
+    """A world that rotates all the time."""
+
+    def make_store(self) -> FileStore:
+        return FileStore(
+            DIRECTORY,
+            fsync=self.fsync,  # type: ignore[arg-type]
+            segment_bytes=8192,
+            fsio=self.disk,
+            syncer=InlineSyncer(self.disk),
+            jobs=InlineJobs(),
+            entropy=self.rng.randbytes,
+        )
+
+
+def busy_world(seed: int, fsync: str) -> World:
+    disk = SimDisk()
+    disk.make_parents("/data")
+    world = Busy(disk, Random(seed), Model({}), fsync=fsync, record=False)
+    world.run(80)
+    return world
+
+
+@pytest.mark.parametrize("fsync", ["always", "never"])
+@pytest.mark.parametrize("seed", range(8))
+def test_a_snapshot_under_load_has_everything_told_before(seed: int, fsync: str) -> None:
+    """Between any two operations of the snapshot the store goes on: sends, settles, rotates, reclaims, drops."""
+    world = busy_world(seed, fsync)
+    disk = world.disk
+    told = world.model.committed(world.told)
+    newest = NAMES.segments(disk)[-1]
+    busy = False
+    steps = 0
+
+    def meanwhile(what: str) -> None:
+        nonlocal busy, steps
+        if not busy and steps < 300:
+            busy = True
+            for _ in range(8):
+                steps += 1
+                world.random_step()
+                if world.told == max(world.model.numbers):
+                    world.turn()
+            busy = False
+
+    world.stop = lambda: None  # type: ignore[method-assign]  # a stop and a start are no business of this test
+    world.start = lambda: None  # type: ignore[method-assign]
+    disk.before = meanwhile
+    snapshot(disk, NAMES, SNAPSHOT, wall_ms=9)
+    disk.before = lambda what: None
+    assert NAMES.segments(disk)[-1] > newest + 3
+    assert read_manifest(disk, SNAPSHOT).end >> 32 > newest  # it was overtaken, and began again
+    restore(disk, SNAPSHOT, RESTORED)
+    state = state_at(disk, RESTORED.directory)
+    assert state in world.model.states[told:]
+
+
+def test_a_snapshot_is_linked_and_stays_as_it_is() -> None:
+    disk = build().disk
+    before = {path: data for path, data in disk.contents().items() if path.startswith(DIRECTORY)}
+    manifest = snapshot(disk, NAMES, SNAPSHOT, wall_ms=9)
+    assert {path: data for path, data in disk.contents().items() if path.startswith(DIRECTORY)} == before
+    assert manifest.linked == len(manifest.segments) - 1 > 2
+    assert read_manifest(disk, SNAPSHOT) == manifest._replace(linked=0)
+    *older, (newest, end) = manifest.segments
+    for number, _ in older:
+        assert disk.inode(Names(SNAPSHOT).segment(number)) is disk.inode(NAMES.segment(number))
+    assert disk.inode(Names(SNAPSHOT).segment(newest)) is not disk.inode(NAMES.segment(newest))
+    assert len(disk.inode(Names(SNAPSHOT).segment(newest)).data) == end
+    saved = {path: data for path, data in disk.contents().items() if path.startswith(SNAPSHOT)}
+    restore(disk, SNAPSHOT, RESTORED)
+    state_at(disk, RESTORED.directory)
+    assert {path: data for path, data in disk.contents().items() if path.startswith(SNAPSHOT)} == saved
+    assert disk.files == {}
+
+
+def test_without_links_there_are_copies() -> None:
+    built = build()
+    disk = built.disk
+
+    def refuse(source: str, target: str) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    disk.link = refuse  # type: ignore[method-assign]
+    assert snapshot(disk, NAMES, SNAPSHOT, wall_ms=9).linked == 0
+    assert restore(disk, SNAPSHOT, RESTORED).linked == 0
+    assert state_at(disk, RESTORED.directory) == built.state
+
+
+def test_ids_are_not_used_again_after_a_restore() -> None:
+    """The original may have given ids away since the snapshot: their acknowledgements must not hit other messages."""
+    disk = build().disk
+    snapshot(disk, NAMES, SNAPSHOT, wall_ms=9)
+    restore(disk, SNAPSHOT, RESTORED)
+    store = FileStore(RESTORED.directory, fsio=disk, syncer=InlineSyncer(disk), jobs=InlineJobs())
+    store.open(0.0, 1)
+    original = FileStore(DIRECTORY, fsio=disk, syncer=InlineSyncer(disk), jobs=InlineJobs())
+    original.open(0.0, 1)
+    for ours, theirs in zip(store.queues(), original.queues(), strict=True):
+        assert ours.next_id >= theirs.next_id + (1 << 24)  # type: ignore[attr-defined]
+    store.close()
+    original.close()
+
+
+@pytest.mark.parametrize("what", ["snapshot", "restore"])
+def test_a_power_cut_at_every_operation(what: str) -> None:
+    """A manifest means a complete snapshot, FORMAT a complete store; the original is never touched."""
+    built = build()
+    disk = built.disk
+    moments: list[SimDisk] = []
+    if what == "restore":
+        snapshot(disk, NAMES, SNAPSHOT, wall_ms=9)
+    disk.before = lambda operation: moments.append(disk.copy())
+    if what == "snapshot":
+        snapshot(disk, NAMES, SNAPSHOT, wall_ms=9)
+    else:
+        restore(disk, SNAPSHOT, RESTORED)
+    moments.append(disk.copy())
+    rng = Random(4)
+    complete = 0
+    for moment in moments:
+        for after in (moment.survive(), *(moment.power_cut(rng) for _ in range(5))):
+            assert state_of(after.copy()) == built.state
+            try:
+                if what == "snapshot":
+                    restore(after, SNAPSHOT, RESTORED)
+                found = state_at(after, RESTORED.directory) if RESTORED.format in after.contents() else None
+            except StoreDamaged as error:
+                if "manifest" not in str(error):
+                    raise
+                continue
+            if found is not None:
+                assert found == built.state
+                complete += 1
+    assert complete >= 6
+
+
+def test_every_harm_to_a_snapshot_is_seen_by_restore() -> None:
+    built = build()
+    snapshot(built.disk, NAMES, SNAPSHOT, wall_ms=9)
+    paths = [path for path in built.disk.contents() if path.startswith(SNAPSHOT)]
+    refused = 0
+    for path in paths:
+        for at in range(0, max(1, len(built.disk.inode(path).data)), 2111):
+            disk = built.disk.copy()
+            inode = disk.inode(path)
+            if inode.data:
+                inode.data[at] ^= 1 << at % 8
+            else:
+                disk.unlink(path)
+            try:
+                restore(disk, SNAPSHOT, RESTORED)
+            except StoreError:
+                assert RESTORED.format not in disk.contents()
+                refused += 1
+                continue
+            checked = check(disk, RESTORED, deep=True)
+            checked.survey.close()
+            # Payloads of older segments are verified when they are delivered, or by a deep check.
+            assert checked.damage or state_at(disk, RESTORED.directory) == built.state
+    assert refused > 20
+
+
+def test_the_place_must_be_empty() -> None:
+    disk = build().disk
+    disk.make_parents("/data/other")
+    disk.close(disk.open("/data/other/file", create=True))
+    with pytest.raises(StoreFailed, match="is not empty"):
+        snapshot(disk, NAMES, "/data/other", wall_ms=9)
+    snapshot(disk, NAMES, SNAPSHOT, wall_ms=9)
+    with pytest.raises(StoreFailed, match="is not empty"):
+        snapshot(disk, NAMES, SNAPSHOT, wall_ms=9)
+    with pytest.raises(StoreFailed, match="is not empty"):
+        restore(disk, SNAPSHOT, NAMES)
+    with pytest.raises(StoreDamaged, match="no snapshot"):
+        restore(disk, DIRECTORY, RESTORED)
+    with pytest.raises(StoreFailed, match="holds no store"):
+        snapshot(disk, Names("/data/other"), "/data/more", wall_ms=9)
+
+
+def test_a_damaged_store_gives_no_snapshot() -> None:
+    disk = build().disk
+    manifest = snapshot(disk, NAMES, SNAPSHOT, wall_ms=9)
+    for number, offset in ((manifest.segments[0][0], 4170), (manifest.segments[-1][0], 4100)):
+        harmed = disk.copy()
+        harmed.inode(NAMES.segment(number)).data[offset] ^= 1
+        with pytest.raises(StoreDamaged):
+            snapshot(harmed, NAMES, "/data/second", wall_ms=9)
+        with pytest.raises(StoreDamaged, match="no snapshot"):
+            read_manifest(harmed, "/data/second")
+
+
+def test_a_full_disk_ends_a_snapshot_without_a_manifest() -> None:
+    disk = build().disk
+    operations = 0
+
+    def stop(what: str) -> None:
+        nonlocal operations
+        operations += 1
+        if what == "write":
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    disk.before = stop
+    with pytest.raises(OSError, match="No space"):
+        snapshot(disk, NAMES, SNAPSHOT, wall_ms=9)
+    disk.before = lambda what: None
+    assert disk.files == {}
+    with pytest.raises(StoreDamaged, match="did not come to its end"):
+        restore(disk, SNAPSHOT, RESTORED)
