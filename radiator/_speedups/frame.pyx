@@ -299,6 +299,9 @@ cdef class Parser:
     `max_frame` counts a frame's bytes from the first of its command to its NUL, `max_headers` its header lines,
     `max_header_line` the bytes of one line without its end; each may be reached and not passed. `commands` are those
     that the peer may send. `mid_frame` says that the last `next_frame` found a frame's beginning without its end.
+    `failed_receipt` is for the answer to a frame that raised ProtocolError: the wire value of its first `receipt`
+    header, as in `Frame`; None where that line was not whole before the fault, is itself no header of the version, or
+    where the frame is a CONNECT or STOMP, which cannot ask for a receipt.
     """
 
     cdef Py_ssize_t _max_frame
@@ -315,6 +318,7 @@ cdef class Parser:
     cdef bint _unread
     cdef bint _cr  # a carriage return between frames waits for its line feed
     cdef readonly bint mid_frame
+    cdef readonly bytes failed_receipt
     # How far the next frame was read; all offsets count from its first byte.
     cdef Command *_command  # of _commands, not NULL once the command line is complete
     cdef Frame _frame  # not None once the header is complete
@@ -340,6 +344,7 @@ cdef class Parser:
         self._commands = _table(commands)
         self._version = 0
         self._error = None
+        self.failed_receipt = None
 
     cdef inline void _begin(self) noexcept:
         """Forget how far the next frame was read."""
@@ -425,6 +430,7 @@ cdef class Parser:
                 self.mid_frame = False
                 return self._last
         except _ProtocolError as error:
+            self.failed_receipt = self._find_receipt()
             self.clear()
             self._error = str(error)
             raise
@@ -450,6 +456,44 @@ cdef class Parser:
         self._unread = False
         self.mid_frame = False
         self._begin()
+
+    cdef bytes _find_receipt(self):
+        """What `failed_receipt` becomes: looked for in the whole header lines that came before the fault."""
+        cdef const unsigned char *line
+        cdef const unsigned char *last
+        cdef const unsigned char *end
+        cdef const unsigned char *colon
+        cdef const unsigned char *name
+        cdef Py_ssize_t size, name_size
+        if self._command == NULL or <str> self._command.name in CONNECT_COMMANDS:
+            return None
+        if self._frame is not None:
+            return self._frame.receipt
+        line = self._base() + self._start + self._header
+        last = self._base() + self._start + self._line
+        while line < last:
+            end = <const unsigned char *> memchr(line, LF, last - line)  # there: `last` stands behind a line feed
+            size = end - line
+            if size > 0 and line[size - 1] == CR and self._ends_with_crlf():
+                size -= 1
+            colon = <const unsigned char *> memchr(line, COLON, size)
+            if colon != NULL:
+                name = line
+                name_size = colon - line
+                if self._version < 11:
+                    _trim(&name, &name_size)
+                if name_size == 7 and memcmp(name, b"receipt", 7) == 0:
+                    if self._version == 12 and memchr(line, CR, size) != NULL:
+                        return None
+                    name_size = colon - line
+                    size -= name_size + 1
+                    try:
+                        _read_line(line, name_size, colon + 1, size, self._version, 0)
+                    except _ProtocolError:
+                        return None
+                    return PyBytes_FromStringAndSize(<const char *> colon + 1, size)
+            line = end + 1
+        return None
 
     cdef int _keep_rest(self) except -1:
         """Own what is left of the input and nothing else: the next data is added to it."""

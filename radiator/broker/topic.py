@@ -7,7 +7,7 @@ Called by: `broker.client` (SEND, SUBSCRIBE), `broker.broker` (what a transactio
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from radiator.broker.transaction import Parts
 
@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from radiator.broker.subscription import TopicSubscription
     from radiator.message import Message
 
-__all__ = ["Topic"]
+__all__ = ["ENVELOPE_BYTES", "Topic"]
+
+ENVELOPE_BYTES: Final = 128
+"""What a session puts around a message's block and body at most, the subscription's id aside: in STOMP up to 119."""
 
 
 class Topic:
@@ -52,14 +55,17 @@ class Topic:
         self.published += 1
         broker = self.broker
         number = broker.next_publication()
-        size = len(message.block) + len(message.body)
+        block_bytes = len(message.block)
+        if not message.plain:
+            block_bytes *= 2  # for a subscriber of another version each of its bytes may have to be escaped
+        size = ENVELOPE_BYTES + block_bytes + len(message.body)
         limit = broker.config.limits.output
         for subscription in self.subscriptions:
             client = subscription.client
             if client.failed:
                 continue
             waiting = client.peer.output_bytes
-            if waiting and waiting + size > limit:
+            if waiting and waiting + size + len(subscription.wire_id or b"") > limit:
                 if self.drop_slow:
                     self.dropped += 1
                 else:

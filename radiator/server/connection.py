@@ -56,7 +56,7 @@ class Talk(Protocol):
         """Do what is due; when to call next."""
 
     def drain(self, now: float) -> None:
-        """Parse no more, give out what is owed, then want to close."""
+        """Act on what was received, where `blocked` after `resume`; give out what is owed, then want to close."""
 
     def connection_lost(self) -> None:
         """The connection is gone."""
@@ -158,12 +158,9 @@ class Connection:
             self._after_input()
         except Exception as error:  # noqa: BLE001 (logged with its traceback)
             self._crash(error)
-            return
-        if self._ended and not self._blocked:
-            self.drain()
 
     def drain(self) -> None:
-        """Read no more, give out what is owed, then end."""
+        """Read no more, act on what was read, give out what is owed, then end."""
         if self.closed or self._gone_at:
             return
         self._read(False)
@@ -206,6 +203,7 @@ class Connection:
         turn = self._turn
         turn.timers.remove(self)
         turn.connections.pop(self, None)
+        turn.refused.discard(self)
         for watcher in (self._reader, self._writer):
             if watcher is not None:
                 watcher.stop()
@@ -259,9 +257,7 @@ class Connection:
         if self._shut:
             self._lose("closed")
             return
-        self._read(False)
-        if not self._blocked:  # else when the store has taken what was sent before the end
-            self.drain()
+        self.drain()
 
     def _read(self, on: bool) -> None:
         """Watch for input, or do not."""

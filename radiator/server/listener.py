@@ -40,16 +40,17 @@ class AddressUnavailable(RadiatorError):
 class Listener:
     """One listen address. `session_for` makes the session of a new connection, `limit` is limits.connections.
 
+    The limit is one for all listeners of a turn.
+
     Raises AddressUnavailable.
     """
 
-    __slots__ = ("_limit", "_pause", "_refused", "_session_for", "_sock", "_turn", "_watcher", "address")
+    __slots__ = ("_limit", "_pause", "_session_for", "_sock", "_turn", "_watcher", "address")
 
     def __init__(self, turn: Turn, address: Address, limit: int, session_for: Callable[[Connection], Talk]) -> None:
         self._turn = turn
         self._limit = limit
         self._session_for = session_for
-        self._refused: list[Connection] = []
         self._watcher: Any = None
         self._pause: Any = None
         self._sock = _bind(address)
@@ -97,14 +98,13 @@ class Listener:
         except OSError:  # gone already
             sock.close()
             return
-        self._refused = [connection for connection in self._refused if not connection.closed]
-        if len(turn.connections) - len(self._refused) >= self._limit:
+        if len(turn.connections) - len(turn.refused) >= self._limit:
             turn.log.warning("connection refused", peer=name, reason=f"limits.connections is {self._limit}")
-            if len(self._refused) >= REFUSALS:
+            if len(turn.refused) >= REFUSALS:
                 sock.close()
                 return
             connection = Connection(turn, sock, name)
-            self._refused.append(connection)
+            turn.refused.add(connection)
             connection.start(_Refusal(f"too many connections: the limit is {self._limit}"))
             connection.wake(None)
             return

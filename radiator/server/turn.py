@@ -33,7 +33,8 @@ class Turn:
     """What all connections share. `fail` gets the error after which the daemon cannot go on; it must not raise.
 
     `clock` gives monotonic seconds. A connection appends itself to `dirty` when it has something to send, and to
-    `blocked` when its session waits for room in the store.
+    `blocked` when its session waits for room in the store. `refused` are those of `connections` over the limit of some
+    listener: they take their ERROR and go, and count against no limit.
     """
 
     __slots__ = (
@@ -53,6 +54,7 @@ class Turn:
         "gone",
         "log",
         "loop",
+        "refused",
         "store",
         "timers",
         "view",
@@ -78,6 +80,7 @@ class Turn:
         self.buffer = bytearray(RECEIVE_BYTES)
         self.view = memoryview(self.buffer).toreadonly()
         self.connections: dict[Connection, None] = {}
+        self.refused: set[Connection] = set()
         self.dirty: list[Connection] = []
         self.blocked: list[Connection] = []
         self._armed = False

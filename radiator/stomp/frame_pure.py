@@ -90,6 +90,9 @@ class Parser:
     `max_frame` counts a frame's bytes from the first of its command to its NUL, `max_headers` its header lines,
     `max_header_line` the bytes of one line without its end; each may be reached and not passed. `commands` are those
     that the peer may send. `mid_frame` says that the last `next_frame` found a frame's beginning without its end.
+    `failed_receipt` is for the answer to a frame that raised ProtocolError: the wire value of its first `receipt`
+    header, as in `Frame`; None where that line was not whole before the fault, is itself no header of the version, or
+    where the frame is a CONNECT or STOMP, which cannot ask for a receipt.
     """
 
     __slots__ = (
@@ -114,6 +117,7 @@ class Parser:
         "_start",
         "_unread",
         "_version",
+        "failed_receipt",
         "mid_frame",
     )
 
@@ -132,6 +136,7 @@ class Parser:
         self._last_size = 0
         self._unread = False
         self._error: str | None = None
+        self.failed_receipt: bytes | None = None
         self.mid_frame = False
         self._begin()
 
@@ -196,6 +201,7 @@ class Parser:
                 self.mid_frame = False
                 return self._last
         except ProtocolError as error:
+            self.failed_receipt = self._find_receipt()
             self.clear()
             self._error = str(error)
             raise
@@ -220,6 +226,27 @@ class Parser:
         self._unread = False
         self.mid_frame = False
         self._begin()
+
+    def _find_receipt(self) -> bytes | None:
+        """What `failed_receipt` becomes: looked for in the whole header lines that came before the fault."""
+        if self._command is None or self._command in CONNECT_COMMANDS:
+            return None
+        if self._frame is not None:
+            return self._frame.receipt
+        version = self._version
+        head = bytes(self._data[self._start + self._header : self._start + self._line])
+        for line in head.split(b"\n")[:-1]:
+            if version in _CRLF_VERSIONS and line.endswith(b"\r"):
+                line = line[:-1]
+            raw_name, colon, raw_value = line.partition(b":")
+            name = raw_name.strip(_BLANKS) if version in _TRIMMED_VERSIONS else raw_name
+            if colon and name == b"receipt":
+                try:
+                    _read_line(line, version)
+                except (ProtocolError, UnicodeDecodeError):
+                    return None
+                return raw_value
+        return None
 
     def _keep_rest(self) -> None:
         """Own what is left of the input and nothing else: the next data is added to it."""

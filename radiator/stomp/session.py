@@ -24,7 +24,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
 from radiator.errors import ProtocolError, Refused, StoreBusy
-from radiator.stomp.frame import Frame, Parser, encode_frame, encode_message, encode_receipt, translate_block
+from radiator.stomp.frame import Frame, Parser, encode_frame, encode_message, encode_receipt, translate_block, unescape
 from radiator.stomp.handlers import HANDLERS, VERSION_TEXTS, Handler
 from radiator.stomp.output import OUTPUT_MARK, Output
 
@@ -68,6 +68,7 @@ class Session(Output):
     __slots__ = (
         "_beat_due",
         "_beat_seconds",
+        "_draining",
         "_error",
         "_error_due",
         "_half_bytes",
@@ -118,6 +119,7 @@ class Session(Output):
         self._limits = limits
         self._wake = wake
         self._handlers: Mapping[str, Handler] = HANDLERS[0]
+        self._draining = False
         self._parser = Parser(max_frame=limits.frame, max_headers=limits.headers, max_header_line=limits.header_line)
         self._owed: deque[tuple[Any, bytes]] = deque()
         self._owed_bytes = 0
@@ -165,11 +167,17 @@ class Session(Output):
             self.blocked = False
             self._heard = now
             self._parse(now)
+            if self._draining:
+                self.drain(now)
 
     def drain(self, now: float) -> None:
-        """The broker stops, or the client sends no more: give out the receipts owed, then close."""
+        """The broker stops, or the client sends no more: give out the receipts owed, then close.
+
+        What was read is acted upon first: while the store is full, all this waits for `resume`.
+        """
         self._now = now
-        if not self.ending:
+        self._draining = self.blocked
+        if not self.blocked and not self.ending:
             self.end()
 
     def connection_lost(self) -> None:
@@ -377,7 +385,8 @@ class Session(Output):
     def refuse(self, text: str, frame: Frame | None = None, headers: tuple[tuple[str, str], ...] = ()) -> None:
         """End with one ERROR that says `text`, behind the receipts owed; a second reason adds nothing.
 
-        `frame` is the one that is refused: the ERROR names its command and echoes its receipt.
+        `frame` is the one that is refused: the ERROR names its command and echoes its receipt, as it echoes that of a
+        frame which the parser did not take.
         """
         if not self.ending:
             self._error = self._encode_error(text, frame, headers)
@@ -456,11 +465,12 @@ class Session(Output):
         """The ERROR frame that says `text` of `frame`."""
         lines = [("message", text), *headers]
         details = f"{text}\n"
+        receipt = self._parser.failed_receipt
         if frame is not None:
             details = f"{frame.command}: {details}"
-            receipt = frame.headers.get("receipt")
-            if receipt is not None and frame.command not in HANDLERS[0]:
-                lines.append(("receipt-id", receipt))
+            receipt = None if frame.command in HANDLERS[0] else frame.receipt
+        if receipt is not None:
+            lines.append(("receipt-id", unescape(receipt, self.version)))
         body = details.encode()
         lines += [("content-type", "text/plain"), ("content-length", str(len(body)))]
         return encode_frame("ERROR", lines, body, self.version)

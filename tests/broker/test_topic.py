@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from broker_fakes import message, world
 
+from radiator.broker.topic import ENVELOPE_BYTES
 from radiator.config.schema import Destination
 
 LIMIT = 4096
@@ -36,7 +37,7 @@ def slow_world(**settings):
     for c in (slow, quick):
         c.subscribe("/topic/t", ack="auto")
         c.subscribe("/topic/t", ack="auto", id="again")
-    size = len(message("x" * 100, destination="/topic/t").block) + 100
+    size = len(message("x" * 100, destination="/topic/t").block) + 100 + ENVELOPE_BYTES
     return w, p, slow, quick, size
 
 

@@ -33,6 +33,14 @@ class Bad(NamedTuple):
     text: str
 
 
+class Failed(NamedTuple):
+    """Bytes that no parser takes, and what of the failed frame's receipt can be echoed."""
+
+    version: int
+    wire: bytes
+    receipt: bytes | None
+
+
 GOOD = {
     "connect": Good(0, b"CONNECT\naccept-version:1.2\nhost:a\n\n\0", "CONNECT", {"accept-version": "1.2", "host": "a"}),
     "stomp in crlf": Good(0, b"STOMP\r\nhost:a\r\n\r\n\0", "STOMP", {"host": "a"}),
@@ -220,6 +228,40 @@ BAD = {
     "a body where none may be": Bad(12, b"ACK\nid:1\n\nb", "ACK frame with a body"),
     "the same by length, with more": Bad(11, b"SUBSCRIBE\ncontent-length:1\n\n", "SUBSCRIBE frame with a body"),
     "a connect with a body": Bad(0, b"CONNECT\n\n\n", "CONNECT frame with a body"),
+}
+
+FAILED = {
+    "before an undefined escape": Failed(12, b"SEND\nreceipt:r\na:\\t\n\n", b"r"),
+    "after an undefined escape": Failed(12, b"SEND\na:\\t\nreceipt:r\n\n", b"r"),
+    "beside a line without a colon": Failed(11, b"ACK\nnothing\nreceipt:r\n\n", b"r"),
+    "length too large": Failed(12, b"SEND\ncontent-length:4096\nreceipt:r\n\n", b"r"),
+    "length of words": Failed(12, b"SEND\nreceipt:r\ncontent-length:abc\n\n", b"r"),
+    "length too small": Failed(12, b"SEND\nreceipt:r\ncontent-length:1\n\nab", b"r"),
+    "a body where none may be": Failed(12, b"ACK\nid:1\nreceipt:r\n\nb", b"r"),
+    "the same by length": Failed(11, b"ACK\nreceipt:r\ncontent-length:1\n\n", b"r"),
+    "an endless body": Failed(12, b"SEND\nreceipt:r\n\n" + b"x" * 4096, b"r"),
+    "too many headers": Failed(12, b"SEND\nreceipt:r\n" + b"a:b\n" * 8, b"r"),
+    "a header line too long": Failed(12, b"SEND\nreceipt:r\na:" + b"b" * 63, b"r"),
+    "nul in the header": Failed(12, b"SEND\nreceipt:r\n\0", b"r"),
+    "too late": Failed(12, b"SEND\na\0\nreceipt:r\n\n", None),
+    "too late for a line too long": Failed(12, b"SEND\na:" + b"b" * 63 + b"\nreceipt:r\n\n\0", None),
+    "its own line is not whole": Failed(12, b"SEND\nreceipt:r\0", None),
+    "its own line is too long": Failed(12, b"SEND\nreceipt:" + b"r" * 57 + b"\n\n\0", None),
+    "none": Failed(12, b"SEND\nreceipts:r\nreceip:r\nRECEIPT:r\nnothing\n\n", None),
+    "empty": Failed(12, b"SEND\nreceipt:\nnothing\n\n", b""),
+    "first of repeats": Failed(12, b"SEND\nreceipt:p\nreceipt:q\nnothing\n\n", b"p"),
+    "as on the wire": Failed(12, b"SEND\nreceipt:a\\cb:\nnothing\n\n", b"a\\cb:"),
+    "in crlf": Failed(12, b"SEND\r\nreceipt:r\r\nnothing\r\n\r\n", b"r"),
+    "a carriage return of 1.1": Failed(11, b"SEND\nreceipt:r\r\nnothing\n\n", b"r\r"),
+    "with blanks in 1.0": Failed(10, b"SEND\n receipt\t: r \nnothing\n\n", b" r "),
+    "with blanks in 1.1": Failed(11, b"SEND\nreceipt :r\nnothing\n\n", None),
+    "itself with an undefined escape": Failed(12, b"SEND\nreceipt:\\t\nreceipt:q\n\n", None),
+    "itself not utf-8": Failed(12, b"SEND\nreceipt:\xff\n\n", None),
+    "itself with a carriage return": Failed(12, b"SEND\nreceipt:a\rb\n\n", None),
+    "before any version": Failed(0, b"SEND\nreceipt:r\nnothing\n\n", b"r"),
+    "of a connect": Failed(0, b"CONNECT\nreceipt:r\nnothing\n\n", None),
+    "of a connect with a body": Failed(0, b"STOMP\nreceipt:r\n\nb", None),
+    "of the frame before": Failed(12, b"ACK\nreceipt:r\nid:1\n\n\0SENT", None),
 }
 
 

@@ -140,7 +140,7 @@ def test_slicing_changes_nothing(frame_twin: Any, wire: bytes, version: int, pla
     whole = read_all(parsers[0], [wire])
     assert read_all(parsers[1], cut(wire, places)) == whole
     assert read_all(parsers[2], byte_by_byte(wire)) == whole
-    assert len({(parser.buffered, parser.mid_frame) for parser in parsers}) == 1
+    assert len({(parser.buffered, parser.mid_frame, parser.failed_receipt) for parser in parsers}) == 1
 
 
 @FEW
@@ -178,7 +178,7 @@ def test_both_twins_go_the_same_way(compiled: ModuleType, steps: list[tuple[str,
                     answer = raised(getattr(parser, "next_frame" if step == "next" else step))
                     if answer is not None and not isinstance(answer, tuple):
                         answer = attributes(answer)
-                answers.append((answer, parser.buffered, parser.mid_frame, parser.version))
+                answers.append((answer, parser.buffered, parser.mid_frame, parser.version, parser.failed_receipt))
             assert answers[0] == answers[1], step
 
 
@@ -195,6 +195,7 @@ def test_a_damaged_frame_reads_the_same_on_both(compiled: ModuleType, data: Any,
     pure, other = make_parser(frame_pure, version), make_parser(compiled, version)
     assert read_all(pure, [bytes(wire)]) == read_all(other, [bytes(wire)])
     assert (pure.buffered, pure.mid_frame) == (other.buffered, other.mid_frame)
+    assert pure.failed_receipt == other.failed_receipt
 
 
 def test_every_bit_of_every_frame(compiled: ModuleType) -> None:
@@ -204,6 +205,7 @@ def test_every_bit_of_every_frame(compiled: ModuleType) -> None:
             wire[bit // 8] ^= 1 << bit % 8
             pure, other = make_parser(frame_pure, case.version), make_parser(compiled, case.version)
             assert read_all(pure, [bytes(wire)]) == read_all(other, [bytes(wire)]), bytes(wire)
+            assert pure.failed_receipt == other.failed_receipt, bytes(wire)
 
 
 # ------------------------------------------------------------------------------------------------------ cross and back

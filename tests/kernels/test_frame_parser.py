@@ -6,12 +6,13 @@ import sys
 from typing import Any
 
 import pytest
-from frame_cases import BAD, GOOD, LIMITS, Bad, Good, attributes, byte_by_byte, make_parser, read_all
+from frame_cases import BAD, FAILED, GOOD, LIMITS, Bad, Failed, Good, attributes, byte_by_byte, make_parser, read_all
 
 from radiator.errors import ProtocolError
 
 good = pytest.mark.parametrize("case", [pytest.param(case, id=name) for name, case in GOOD.items()])
 bad = pytest.mark.parametrize("case", [pytest.param(case, id=name) for name, case in BAD.items()])
+failed = pytest.mark.parametrize("case", [pytest.param(case, id=name) for name, case in FAILED.items()])
 
 
 def expected(case: Good) -> tuple[Any, ...]:
@@ -103,6 +104,34 @@ def test_after_a_fault_the_parser_is_dead(frame_twin: Any, case: Bad) -> None:
     assert str(caught.value) == case.text
     with pytest.raises(RuntimeError, match="no frame to put back"):
         parser.unread()
+
+
+@failed
+def test_the_receipt_of_a_failed_frame_is_known_in_any_slicing(frame_twin: Any, case: Failed) -> None:
+    for chunks in ([case.wire], byte_by_byte(case.wire), [case.wire + b"\nreceipt:late\n\n\0"]):
+        parser = make_parser(frame_twin, case.version)
+        assert parser.failed_receipt is None
+        assert read_all(parser, chunks)[1] is not None
+        assert parser.failed_receipt == case.receipt
+        parser.clear()
+        assert parser.failed_receipt == case.receipt
+        if case.receipt is not None:
+            frame_twin.unescape(parser.failed_receipt, case.version)
+
+
+@good
+def test_nothing_has_failed_where_a_frame_was_read(frame_twin: Any, case: Good) -> None:
+    parser = make_parser(frame_twin, case.version)
+    read_all(parser, [case.wire, b"SEND\nreceipt:half"])
+    assert parser.failed_receipt is None
+
+
+def test_a_header_that_outgrows_the_frame_still_names_its_receipt(frame_twin: Any) -> None:
+    wire = b"SEND\nreceipt:r\na:" + b"b" * 40
+    for chunks in ([wire], byte_by_byte(wire)):
+        parser = make_parser(frame_twin, max_frame=30)
+        assert read_all(parser, chunks) == ([], "frame is larger than limits.frame (30 bytes)")
+        assert parser.failed_receipt == b"r"
 
 
 # ------------------------------------------------------------------------------------------------------------- limits

@@ -161,6 +161,45 @@ def test_what_was_read_before_the_signal_gets_its_receipt(tmp_path):
         assert take(client) == b"kept"
 
 
+def test_what_was_read_while_the_store_was_full_is_committed_after_the_signal(tmp_path):
+    held, go = tmp_path / "held", tmp_path / "go"
+    holding = f"""
+import os, time
+real = os.fdatasync
+def hold(fd):
+    if os.path.exists({str(held)!r}):
+        os.write(2, b"sync begins\\n")
+        while not os.path.exists({str(go)!r}):
+            time.sleep(0.01)
+    real(fd)
+os.fdatasync = hold
+"""
+    with Daemon(tmp_path, env=SLOW_DISK.env, prelude=holding) as daemon:
+        client, other = daemon.connect(), daemon.connect()
+        put(client)
+        held.touch()
+        client.send("SEND", {"destination": "/queue/a", "receipt": "disk"}, b"being written")
+        daemon.wait_for_line("sync begins")
+        client.sock.sendall(
+            encode("SEND", {"destination": "/queue/a", "receipt": "full", "content-length": "3000000"}, b"x" * 3000000)
+            + encode("SEND", {"destination": "/queue/a", "receipt": "late"}, b"late")
+        )
+        for number in range(100):  # a turn each: all that the other one has sent is read in less than half of them
+            put(other, destination="/topic/t", receipt=str(number))
+        daemon.process.send_signal(signal.SIGTERM)
+        daemon.wait_for_line("stopping")
+        assert client.quiet(0.0)
+        go.touch()
+        assert [client.frame()[1]["receipt-id"] for _ in range(3)] == ["disk", "full", "late"]
+        assert client.eof() == b""
+        client.close()
+        other.close()
+        assert daemon.wait() == 0
+    with Daemon(tmp_path) as daemon, daemon.connect() as client:
+        client.send("SUBSCRIBE", {"destination": "/queue/a", "id": "0", "ack": "client", "prefetch-count": "4"})
+        assert [client.frame()[2][:5] for _ in range(4)] == [b"body", b"being", b"xxxxx", b"late"]
+
+
 class SLOW_DISK:
     """The sync worker of Python, with each fdatasync half a second late and announced on stderr."""
 
@@ -341,6 +380,7 @@ def test_a_hundred_sends_in_one_segment_cost_at_most_two_syncs(tmp_path):
             b"".join(encode("SEND", {"destination": "/queue/a", "receipt": str(n)}, b"x") for n in range(100))
         )
         assert [client.frame()[1]["receipt-id"] for _ in range(100)] == [str(number) for number in range(100)]
+        client.close()  # else the end waits for it
         assert daemon.terminate() == 0
         lines = daemon.log[seen:]
         stopping = next(index for index, line in enumerate(lines) if "stopping" in line)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import time
 from math import inf
@@ -11,9 +12,12 @@ import gevent
 import pytest
 from gevent.hub import Waiter
 
+from radiator.config.schema import Address
 from radiator.errors import StoreFailed
 from radiator.server import connection as connection_module
+from radiator.server import listener as listener_module
 from radiator.server.connection import Connection
+from radiator.server.listener import Listener
 from radiator.server.turn import RECEIVE_BYTES, Turn
 
 
@@ -54,6 +58,9 @@ class Log:
 
     def debug(self, event, **fields):
         self.lines.append(("debug", event, fields))
+
+    def warning(self, event, **fields):
+        self.lines.append(("warning", event, fields))
 
     def error(self, event, **fields):
         self.lines.append(("error", event, fields))
@@ -426,22 +433,59 @@ def test_room_for_one_resumes_one(world):
     world.go_until(lambda: not second.blocked)
 
 
+class Patient(Blocking):
+    """Wants to close once it has drained and is not blocked any more, as the session of STOMP does."""
+
+    def drain(self, now):
+        if self.blocked:
+            self.drained += 1
+        else:
+            super().drain(now)
+
+    def resume(self, now):
+        super().resume(now)
+        if self.drained:
+            self.closing = True
+            self.connection.wake(self)
+
+
 def test_the_end_of_a_blocked_client_waits_until_its_frames_are_taken(world):
     world.store.room = False
-    session = Blocking(world.events, echo=False)
+    session = Patient(world.events, echo=False)
     connection, client = world.client(session)
     client.sendall(b"1")
     world.go_until(lambda: session.blocked)
     session.wants_read = True  # the connection still sees the end
     connection._read(True)
     client.shutdown(socket.SHUT_WR)
+    world.go_until(lambda: session.drained)
     world.go(5)
-    assert session.drained == 0
+    assert not connection.closed
     world.store.room = True
     world.turn.arm()
     world.go_until(lambda: connection.closed)
-    assert world.events.index(("resume", "it")) >= 0
+    assert ("resume", "it") in world.events
     assert session.drained == 1
+
+
+def test_a_blocked_client_that_is_drained_is_resumed_and_read_no_more(world):
+    world.store.room = False
+    session = Patient(world.events, echo=False)
+    connection, client = world.client(session)
+    client.sendall(b"1")
+    world.go_until(lambda: session.blocked)
+    connection.drain()
+    client.sendall(b"2")
+    world.go(5)
+    assert not session.closing
+    world.store.room = True
+    world.turn.arm()
+    world.go_until(lambda: session.closing)
+    assert client.recv(10) == b""
+    world.go(5)
+    assert session.received == b"1"
+    client.close()
+    world.go_until(lambda: connection.closed)
 
 
 def test_a_session_that_wants_no_input_is_not_read(world):
@@ -456,6 +500,71 @@ def test_a_session_that_wants_no_input_is_not_read(world):
     session.wants_read = True
     session.append(b"now")
     world.go_until(lambda: session.received == b"12")
+
+
+def listening(world, limit, count):
+    """Listeners that count against one limit, and what they have accepted."""
+    sessions = []
+
+    def session_for(connection):
+        sessions.append(Session(world.events, "accepted", echo=False))
+        sessions[-1].connection = connection
+        return sessions[-1]
+
+    listeners = [Listener(world.turn, Address("127.0.0.1", 0), limit, session_for) for _ in range(count)]
+    for listener in listeners:
+        listener.listen()
+    return listeners, sessions
+
+
+def test_refused_connections_that_linger_count_on_no_listener(world):
+    (first, second), accepted = listening(world, 2, 2)
+
+    def dial(listener):
+        peer = socket.create_connection((listener.address.host, listener.address.port), timeout=5)
+        world.peers.append(peer)
+        return peer
+
+    real = [dial(first), dial(second)]
+    world.go_until(lambda: len(accepted) == 2)
+    refused = [dial(first) for _ in range(3)] + [dial(second) for _ in range(3)]
+    world.go_until(lambda: len(world.turn.connections) == 8)
+    for peer in refused:
+        world.go_until(lambda peer=peer: select.select([peer], [], [], 0)[0])
+        assert b"too many connections: the limit is 2" in peer.recv(1000)
+    assert len(accepted) == 2
+    real.pop().close()
+    world.go_until(lambda: any(session.lost for session in accepted))
+    dial(second)
+    world.go_until(lambda: len(accepted) == 3)
+    late = dial(first)
+    world.go_until(lambda: select.select([late], [], [], 0)[0])
+    assert late.recv(1000).startswith(b"ERROR\n")
+    assert len(accepted) == 3
+    for peer in (*refused, late):
+        peer.close()
+    world.go_until(lambda: len(world.turn.connections) == 2)
+    assert not world.turn.refused
+    for listener in (first, second):
+        listener.close()
+
+
+def test_refusals_are_bounded_over_all_listeners(world, monkeypatch):
+    monkeypatch.setattr(listener_module, "REFUSALS", 2)
+    listeners, accepted = listening(world, 1, 2)
+    said = []
+    for listener in [listeners[0], *listeners * 2]:
+        peer = socket.create_connection((listener.address.host, listener.address.port), timeout=5)
+        world.peers.append(peer)
+        if not said:
+            world.go_until(lambda: accepted)
+            said.append(b"")
+            continue
+        world.go_until(lambda peer=peer: select.select([peer], [], [], 0)[0])
+        said.append(peer.recv(1000)[:5])
+    assert said == [b"", b"ERROR", b"ERROR", b"", b""]
+    for listener in listeners:
+        listener.close()
 
 
 def test_deadlines_are_met(world):

@@ -3,6 +3,8 @@
 import pytest
 from stomp_house import House
 
+from radiator.config.schema import Destination, Limits
+
 VERSIONS = ("1.0", "1.1", "1.2")
 
 
@@ -284,6 +286,21 @@ def test_a_slow_topic_subscriber_is_told_and_closed():
     assert slow.frames() == []
 
 
+@pytest.mark.parametrize("body", ["", "x" * 300])
+@pytest.mark.parametrize(("source", "target"), [("1.0", "1.2"), ("1.0", "1.1"), ("1.2", "1.1"), ("1.2", "1.2")])
+def test_the_output_of_a_topic_subscriber_never_passes_its_limit(source, target, body):
+    """All of each MESSAGE counts: our own header lines, and what its block grows by in another version."""
+    topic = Destination("/topic/chat", "topic", slow="drop")
+    house = House(destinations=(topic,), limits=Limits(output=20_000))
+    producer, slow = house.talk(source), house.talk(target)
+    slow.ask(subscribe("/topic/chat", id="s" * 100, ack="auto"))
+    for _ in range(300):
+        producer.tell(f"SEND\ndestination:/topic/chat\nx:{':' * 50}\n\n{body}\0")
+        assert slow.session.output_bytes <= 20_000
+    assert slow.session.output_bytes > 19_000
+    assert house.broker.stats()["topics"]["/topic/chat"]["dropped"]
+
+
 def test_auto_on_a_queue_settles_what_was_sent_and_returns_the_rest():
     house = House()
     producer, consumer = house.talk(), house.talk()
@@ -358,4 +375,19 @@ def test_sigterm_gives_the_receipts_owed():
     producer.session.drain(producer.now)
     house.disk()
     assert [frame.headers["receipt-id"] for frame in producer.frames()] == ["1"]
+    assert producer.session.closing
+
+
+def test_sigterm_commits_what_was_read_while_the_store_was_full():
+    house = House(slow=True)
+    producer = house.talk()
+    producer.ask("BEGIN\ntransaction:t\n\n\0" + send("/queue/one", "x", transaction="t"))
+    house.store.room = False
+    producer.ask("COMMIT\ntransaction:t\nreceipt:1\n\n\0" + send("/queue/one", "y", "2"))
+    producer.session.drain(producer.now)
+    assert not producer.session.closing
+    house.store.room = True
+    producer.session.resume(producer.now)
+    house.disk()
+    assert [frame.headers["receipt-id"] for frame in producer.frames()] == ["1", "2"]
     assert producer.session.closing

@@ -182,20 +182,71 @@ def test_a_full_store_may_stop_any_frame():
     assert talk.client.calls == [("subscribe", "1", "/queue/new", "auto", None, b"1")]
 
 
-def test_a_blocked_connection_may_be_drained_or_lost():
-    for end in ("drain", "lost"):
+def test_a_blocked_connection_may_be_lost():
+    talk = Talk(version="1.2")
+    talk.client.busy = True
+    talk.tell(SEND.format(1))
+    talk.session.connection_lost()
+    assert not talk.session.blocked
+    talk.client.busy = False
+    talk.session.resume(talk.now)
+    assert talk.broker.messages == []
+
+
+def test_drain_takes_what_was_read_once_there_is_room():
+    talk = Talk(version="1.2")
+    talk.client.busy = True
+    talk.tell(SEND.format(1) + SEND.format(2) + "SEND\ndestination:/que")
+    talk.session.drain(talk.now)
+    assert talk.session.blocked
+    assert not talk.session.wants_read
+    assert not talk.session.closing
+    assert talk.tick(talk.now + 1000) is None
+    talk.session.resume(talk.now)  # there was room for somebody else only
+    assert talk.session.blocked
+    talk.client.busy = False
+    talk.session.resume(talk.now)
+    assert not talk.session.blocked
+    assert talk.session.closing
+    assert talk.client.closed
+    assert ids(talk.frames()) == ["1", "2"]
+    talk.tell("ue/b\n\n\0")
+    assert len(talk.broker.messages) == 2
+
+
+def test_drain_of_a_blocked_connection_waits_for_the_disk_too():
+    talk = slow_talk()
+    talk.client.busy = True
+    talk.tell(SEND.format(1))
+    talk.session.drain(talk.now)
+    talk.client.busy = False
+    talk.session.resume(talk.now)
+    assert talk.session.ending
+    assert not talk.session.closing
+    talk.broker.commit(1)
+    assert ids(talk.frames()) == ["1"]
+    assert talk.session.closing
+
+
+def test_a_blocked_connection_that_drains_may_end_otherwise():
+    for end in ("failed", "refused", "lost"):
         talk = Talk(version="1.2")
         talk.client.busy = True
-        talk.tell(SEND.format(1))
-        if end == "drain":
-            talk.session.drain(talk.now)
-            assert talk.session.closing
-        else:
+        talk.tell(SEND.format(1) + "NONSENSE\n\n\0")
+        talk.session.drain(talk.now)
+        if end == "failed":
+            talk.session.fail("too slow")
+        elif end == "lost":
             talk.session.connection_lost()
-        assert not talk.session.blocked
         talk.client.busy = False
         talk.session.resume(talk.now)
-        assert talk.broker.messages == []
+        assert talk.session.closing
+        frames = talk.frames()
+        assert [frame.command for frame in frames] == {
+            "failed": ["ERROR"],
+            "refused": ["RECEIPT", "ERROR"],
+            "lost": [],
+        }[end]
 
 
 def test_receipts_that_wait_for_the_disk_are_bounded():
