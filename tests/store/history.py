@@ -58,7 +58,7 @@ class LateJobs(InlineJobs):
         self._rng = rng
         self._waiting: deque[tuple[Callable[[], Any], Done]] = deque()
 
-    def run(self, function: Callable[[], Any], done: Done) -> None:
+    def run(self, function: Callable[[], Any], done: Done, *, urgent: bool = False) -> None:
         self._waiting.append((function, done))
 
     def collect(self) -> None:
@@ -193,7 +193,7 @@ class History(World):
         for _ in range(500):
             self.store.flush()
             self.store.completed()
-            if log._flight is None and log.filling.empty and not log._job_runs:
+            if log._flight is None and log.filling.empty and not any(log.works):
                 return
         raise Violation("the store does not come to rest")
 

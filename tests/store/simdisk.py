@@ -233,7 +233,11 @@ class SimDisk:
     def rename(self, source: str, target: str) -> None:
         if self._operation("rename"):
             path, name = os.path.split(target)
-            self._name(path, name, self.inode(source), os.path.basename(source))
+            if path == os.path.dirname(source):
+                self._name(path, name, self.inode(source), os.path.basename(source))
+            else:
+                self._name(path, name, self.inode(source), "")
+                self._name(*os.path.split(source), None, "")
 
     def link(self, source: str, target: str) -> None:
         path, name = os.path.split(target)

@@ -15,7 +15,7 @@ class LateJobs:
     def __init__(self):
         self.waiting = deque()
 
-    def run(self, function, done):
+    def run(self, function, done, *, urgent=False):
         self.waiting.append((function, done))
 
     def answer(self):

@@ -1,6 +1,7 @@
 """Whole files from one directory to another: by a link where the file system can, else byte by byte.
 
-It must never change what it copies. Called by: `repair`, `snapshot`.
+It must never change what it copies. Called by: `repair`, `snapshot`; `quarantine` and `reclaim` know from
+here what says that there are no links.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from collections.abc import Callable
 from radiator.store.file.fsio import Fsio
 from radiator.store.file.segment import write_whole
 
-__all__ = ["copy_file", "copy_open", "link_or_copy"]
+__all__ = ["NO_LINKS", "copy_file", "copy_open", "link_or_copy"]
 
-_NO_LINKS = frozenset((errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS))
+NO_LINKS = frozenset((errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS))
+"""What says that a file cannot have this name too, while it may still be copied or renamed."""
+
 _PIECE_BYTES = 1 << 20
 
 
@@ -22,7 +25,7 @@ def link_or_copy(fsio: Fsio, source: str, target: str, progress: Callable[[int],
     try:
         fsio.link(source, target)
     except OSError as error:
-        if error.errno not in _NO_LINKS:
+        if error.errno not in NO_LINKS:
             raise
         copy_file(fsio, source, target, progress=progress)
         return False

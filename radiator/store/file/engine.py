@@ -141,7 +141,7 @@ class FileStore(Store):
         self._next_queue = self._ledger.next_queue
         self._by_name = {queue.name: queue for queue in self._ledger.queues.values()}
         self._quarantine = quarantine
-        self._reads = Reads(fsio, self._jobs, self._ledger, self._set_aside)
+        self._reads = Reads(fsio, self._jobs, self._ledger, self._set_aside, self._report)
         self._log = Log(
             recovered,
             self._landed,
@@ -168,7 +168,7 @@ class FileStore(Store):
             room_bytes=self._buffer_bytes,
             report=self._report,
         )
-        self._stall = StallWatch(self._report)
+        self._stalls = tuple(StallWatch(self._report) for _ in self._log.works)
         self._opened = True
 
     def _create(self, wall_ms: int) -> Format:
@@ -324,11 +324,12 @@ class FileStore(Store):
             if not log.synced:
                 log.sync_soon()
         self._quarantine.retry()
+        self._reads.retry()
         due = [
             self._spares.tick(now),
             log.mark(now),
             self._reclaim.tick(now),
-            self._stall.look(log.work, self._names.log, now),
+            *(stall.look(work, self._names.log, now) for stall, work in zip(self._stalls, log.works, strict=True)),
             now + _SWEEP_SECONDS if self._ledger.dropping and self._ledger.sweep() else None,
             self._next_sync if self._interval else None,
         ]

@@ -75,7 +75,7 @@ class Fsio(Protocol):
         """Forget the file's clean pages, so that the next read asks the device."""
 
     def rename(self, source: str, target: str) -> None:
-        """Give a file another name in the same directory, replacing what had it."""
+        """Give a file another name in the same file system, replacing what had it."""
 
     def link(self, source: str, target: str) -> None:
         """Give a file one name more, maybe in another directory. FileExistsError where `target` is one already."""

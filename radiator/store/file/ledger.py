@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
-from radiator.store.base import StoreQueue
+from radiator.store.base import Reason, StoreQueue
 from radiator.store.file.index import QueueIndex
 from radiator.store.file.record import (
     COUNTS,
@@ -27,6 +27,8 @@ from radiator.store.file.record import (
 from radiator.store.file.segment import Segment
 
 __all__ = ["FileQueue", "Ledger"]
+
+_DAMAGED = int(Reason.DAMAGED)
 
 _SWEEP = 1 << 14
 """Messages of a dropped queue that are let go in one piece: that takes a few milliseconds."""
@@ -142,6 +144,8 @@ class Ledger:
                         segment.live += live
                         segment.live_bytes += live_bytes
                         live = live_bytes = 0
+                    if event[2] == _DAMAGED:
+                        self.gained[owner] = None  # a claim that met nothing else took the queue for empty
                     self._lose(owner.index.kill(event[3], event[4]))
             else:
                 queue_number = -1

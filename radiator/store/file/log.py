@@ -27,7 +27,7 @@ from radiator.store.file.quarantine import Quarantine
 from radiator.store.file.reclaim import dead_segments, remove
 from radiator.store.file.record import BLOCK, BatchWriter, scan_batch
 from radiator.store.file.recovery import Recovered
-from radiator.store.file.segment import OPENING_OFFSET, Birth, Segment, address_of
+from radiator.store.file.segment import FULL_ERRORS, OPENING_OFFSET, Birth, Segment, address_of
 from radiator.store.file.spares import Spares
 from radiator.store.file.syncer import JobRunner, SyncWorker
 from radiator.store.file.watermark import Watermark, write_watermark
@@ -38,6 +38,9 @@ Policy = Literal["always", "interval", "never"]
 
 _QUIET_SECONDS = 0.05
 """The watermark follows the last sync after this time without another."""
+
+_BURIED_AT_ONCE = 8
+"""Dead segments that one job removes: a batch that waits for a birth waits for this job first."""
 
 
 class _Flight:
@@ -61,13 +64,14 @@ class Log:
     """
 
     __slots__ = (
+        "_birth",
         "_capacity",
+        "_dead_at",
         "_first",
         "_flight",
         "_free",
         "_fsio",
         "_job",
-        "_job_runs",
         "_jobs",
         "_landed",
         "_ledger",
@@ -76,12 +80,14 @@ class Log:
         "_marked",
         "_names",
         "_ours",
+        "_overdue",
         "_policy",
         "_quarantine",
         "_segment_bytes",
         "_sequence",
         "_spares",
         "_store_id",
+        "_sync_job",
         "_sync_wanted",
         "_synced",
         "_syncer",
@@ -132,9 +138,13 @@ class Log:
         self._ours = False
         self._first = 0  # where its first batch goes
         self._capacity = segment_bytes  # where it closes
-        self._job_runs = False
+        # Two kinds of jobs: one at a time changes names, one at a time syncs; a birth excludes them all.
         self._job: object = None
+        self._birth = False
+        self._sync_job: object = None
         self._sync_wanted = False
+        self._overdue = False
+        self._dead_at: dict[int, int] = {}
         # A clean stop synced everything, and after an unclean one the recovery did.
         self._synced = self._marked = self._mark_next = self.tail.end_address
         self._mark_at = 0.0
@@ -151,9 +161,9 @@ class Log:
         return self._first
 
     @property
-    def work(self) -> object:
-        """What the disk has in hand: another object for another piece of work, None for nothing."""
-        return self._flight if self._flight is not None else self._job
+    def works(self) -> tuple[object, object, object]:
+        """What the disk has in hand: a batch, a job, a timed sync; another object for another piece, None for none."""
+        return self._flight, self._job, self._sync_job
 
     @property
     def synced(self) -> bool:
@@ -173,7 +183,12 @@ class Log:
             self._upkeep()
 
     def sync_soon(self) -> None:
-        """Sync what is written, now or after the job that runs; not in "always", where every batch is synced."""
+        """Sync what is written, now or after the sync that runs; not in "always", where every batch is synced.
+
+        A sync that still runs when the next is due holds up the batches after it: else the disk that is too slow for
+        its interval would put ever more receipts at stake.
+        """
+        self._overdue = self._sync_job is not None
         self._sync_wanted = True
         self.flush()
 
@@ -184,31 +199,37 @@ class Log:
         birth is a job too.
         """
         tail = self.tail
-        if self._job_runs:
+        if self._sync_job is not None or self._birth:
             return
         self._sync_wanted = False
         end = tail.end_address
         if self._synced >= end:
             return
-
-        def done(_: None) -> None:
-            self._synced = max(self._synced, end)
-            self._upkeep()
-
         what = f"{self._names.segment(tail.number)}: syncing up to offset {tail.end} failed"
-        self._run(lambda: self._fsio.sync_data(tail.fd), done, what)
+        self._sync_job = what
+
+        def finished(_: Any, error: BaseException | None) -> None:
+            self._sync_job = None
+            self._overdue = False
+            self._judge(error, what)
+            self._synced = max(self._synced, end)
+
+        self._jobs.run(lambda: self._fsio.sync_data(tail.fd), finished, urgent=True)
 
     def _submit(self) -> None:
         """The sync worker is idle: give it the open batch, or see to it that this can be done."""
         self.check_alive()
         writer = self.filling
         tail = self.tail
-        if writer.empty:
+        if writer.empty or self._birth or self._overdue:
             return
         if not self._fits(writer):
             if self._spares.full and self._spares.path() is None:
                 self._upkeep()  # the blocks of a dead segment may be all that the next one can have
-            if not self._job_runs:
+                if self._dead_at:
+                    self._sync_wanted = True
+                    self._sync_written()
+            if self._job is None and self._sync_job is None:
                 self._begin_birth()
             return
         sync = self._policy == "always"
@@ -317,6 +338,7 @@ class Log:
             self._capacity = capacity
             self._born(segment)
 
+        self._birth = True
         happen = self._quarantine.first(birth.happen)
 
         def job() -> Segment:
@@ -328,6 +350,7 @@ class Log:
 
     def _born(self, segment: Segment) -> None:
         self.tail = self._ledger.segments[segment.number] = segment
+        self._birth = False
         self._ours = True
         self._first = segment.end
         self._synced = self._marked = segment.end_address
@@ -341,10 +364,10 @@ class Log:
         if self.failed is not None:
             return
         quarantine = self._quarantine
-        if quarantine.wanted and not self._job_runs:
+        if quarantine.wanted and self._job is None:
             self._run(quarantine.job(), quarantine.written, f"{self._names.quarantine} cannot be written")
         self._bury_dead()
-        if self._spares.wanted and not self._job_runs:
+        if self._spares.wanted and self._job is None:
             number = self._spares.next()
             self._run(
                 lambda: self._spares.make(number),
@@ -354,14 +377,19 @@ class Log:
 
     def _bury_dead(self) -> None:
         # A start writes nothing, but where the disk is full its first write needs the blocks of what is dead.
-        if self._job_runs or not (self._ours or self._spares.full):
+        if self._job is not None or not (self._ours or self._spares.full):
             return
         dead = [segment for segment in dead_segments(self._ledger, self.tail) if self._quarantine.noted(segment.number)]
         if not dead:
             return
-        if self._synced < self.tail.end_address:
+        # All that killed it has landed by now; what lands later can kill it no more.
+        for segment in dead:
+            self._dead_at.setdefault(segment.number, self.tail.end_address)
+        dead = [segment for segment in dead if self._dead_at[segment.number] <= self._synced][:_BURIED_AT_ONCE]
+        if not dead:
             # "always" and an interval come to it by themselves.
-            self._sync_wanted = self._sync_wanted or self._policy == "never"
+            if self._policy == "never" and self._sync_job is None:
+                self._sync_wanted = True
             return
 
         places = self._spares.places()
@@ -375,6 +403,7 @@ class Log:
             self._spares.recycled(filled)
             for segment in dead:
                 del self._ledger.segments[segment.number]
+                del self._dead_at[segment.number]
                 self._ledger.emptied.discard(segment)
                 self._fsio.close(segment.fd)
 
@@ -383,19 +412,21 @@ class Log:
 
     def _run(self, function: Callable[[], Any], done: Callable[[Any], None], what: str) -> None:
         """Run the one job at a time that changes names in the data directory, or the watermark."""
-        self._job_runs = True
         self._job = function
 
         def finished(result: Any, error: BaseException | None) -> None:
-            self._job_runs = False
             self._job = None
-            if error is not None:
-                if not isinstance(error, OSError):
-                    raise error
-                self.fail(f"{what}: {error.strerror or error}")
+            self._judge(error, what)
             done(result)
 
-        self._jobs.run(function, finished)
+        self._jobs.run(function, finished, urgent=True)
+
+    def _judge(self, error: BaseException | None, what: str) -> None:
+        """An error of the disk in a job is final; any other is a bug, and nobody's to catch."""
+        if error is not None:
+            if not isinstance(error, OSError):
+                raise error
+            self.fail(f"{what}: {error.strerror or error}")
 
     # ------------------------------------------------------------------ the watermark and the end
 
@@ -408,18 +439,22 @@ class Log:
             self._mark_at = now + _QUIET_SECONDS
         if now < self._mark_at:
             return self._mark_at
-        if not self._job_runs and self._flight is None:
+        if self._job is None and self._flight is None:
             self._sequence += 1
             mark = Watermark(self._sequence, self._synced, clean=False)
+
+            def write() -> None:
+                try:
+                    write_watermark(self._fsio, self._names.watermark, self._store_id, mark, sync=False)
+                except OSError as error:
+                    # A lower bound may stay lower; only a file system that copies on write has no room for it.
+                    if error.errno not in FULL_ERRORS:
+                        raise
 
             def marked(_: None) -> None:
                 self._marked = max(self._marked, mark.address)
 
-            self._run(
-                lambda: write_watermark(self._fsio, self._names.watermark, self._store_id, mark, sync=False),
-                marked,
-                f"{self._names.watermark} cannot be written",
-            )
+            self._run(write, marked, f"{self._names.watermark} cannot be written")
         return now + _QUIET_SECONDS
 
     def stop(self) -> Watermark | None:
@@ -432,9 +467,9 @@ class Log:
         for fd in descriptors:
             poll.register(fd, select.POLLIN)
         self.flush()
-        while self._flight is not None or self._job_runs or not self.filling.empty:
+        while any(work is not None for work in self.works) or not self.filling.empty:
             self.completed()
-            if descriptors and (self._flight is not None or self._job_runs):
+            if descriptors and any(work is not None for work in self.works):
                 poll.poll(1000)
         if not self._ours:
             return None

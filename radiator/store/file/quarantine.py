@@ -13,12 +13,14 @@ by tabs. It stays when the segment has come to quarantine/.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple, TypeVar
 
+from radiator.store.file.copying import NO_LINKS
 from radiator.store.file.format import Names, replace_file
 from radiator.store.file.fsio import Fsio
 from radiator.store.file.ledger import FileQueue, Ledger
@@ -170,15 +172,24 @@ class Quarantine:
                 self._settle(queue, id)
 
     def first(self, function: Callable[[], T]) -> Callable[[], T]:
-        """`function`, after the notes about what the recovery found: the next opening batch calls those dead."""
+        """`function`, after the notes about what the recovery found: the next opening batch calls those dead.
+
+        A full disk must not keep `function` from happening. The segments stay then until the notes can be written, and
+        each has a name in quarantine/ already, which takes no inode: a crash before the note unlinks no evidence.
+        """
         if not self._unwritten:
             return function
         notes = {number: "".join(f"{line}\n" for line in self._lines[number]) for number in sorted(self._unwritten)}
-        if not self._waiting:
-            self._unwritten = set()
+        fsio, names = self._fsio, self._names
 
         def both() -> T:
-            _write(self._fsio, self._names, notes)
+            # They still count as unwritten, whatever becomes of this: `job` writes them once more, as they are by then.
+            try:
+                _write(fsio, names, notes)
+            except OSError as error:
+                if error.errno not in _FULL:
+                    raise
+                _hold(fsio, names, notes)
             return function()
 
         return both
@@ -188,3 +199,17 @@ def _write(fsio: Fsio, names: Names, notes: dict[int, str]) -> None:
     fsio.make_directory(names.quarantine)
     for number, text in notes.items():
         replace_file(fsio, note_path(names, number), text.encode())
+
+
+def _hold(fsio: Fsio, names: Names, numbers: Iterable[int]) -> None:
+    """Give segments their names in quarantine/ before their time, as far as the disk has room for names."""
+    try:
+        for number in numbers:
+            source = names.segment(number)
+            with contextlib.suppress(FileExistsError):
+                fsio.link(source, os.path.join(names.quarantine, os.path.basename(source)))
+        fsio.sync_directory(names.quarantine)
+    except OSError as error:
+        # Nothing more can be done; the segment stays in the log as long as this run lasts.
+        if error.errno not in _FULL | NO_LINKS and not isinstance(error, FileNotFoundError):
+            raise

@@ -1,11 +1,14 @@
 """Delivery reads: claimed messages come from the page cache, or from a job that reads what is cold.
 
 It must never block the loop, and never hand out a byte whose checksum it did not verify. A short or refused read that
-must not block says "cold"; only a read that may block can say "damaged". Called by: `engine` (claim, read).
+must not block says "cold"; only a read that may block can say "damaged", and only where the device or the file says so:
+what the system had no memory or no descriptor for is read again later. Called by: `engine` (claim, read, tick).
 """
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 
 from radiator.errors import CorruptRecord
@@ -13,6 +16,7 @@ from radiator.message import Delivery, Message
 from radiator.store.file.fsio import Fsio
 from radiator.store.file.ledger import FileQueue, Ledger
 from radiator.store.file.record import decode_message
+from radiator.store.file.recovery import Report
 from radiator.store.file.syncer import JobRunner
 
 __all__ = ["Reads"]
@@ -24,22 +28,41 @@ _GAP_BYTES = 16 << 10
 _WARM_QUEUES = 64
 """How many queues may hold what a cold read brought; the oldest is dropped."""
 
+_DAMAGE = frozenset(
+    getattr(errno, name)
+    for name in ("EIO", "EBADMSG", "EUCLEAN", "EILSEQ", "ENODATA", "EREMOTEIO", "EFTYPE")
+    if hasattr(errno, name)
+)
+"""What says that the bytes cannot be had from this disk: file systems and block devices, where a checksum or a medium
+fails. Whatever else a read ends with says nothing about them."""
+
 Bytes = bytes | bytearray | memoryview
 
 
 class Reads:
-    """The reads of one store. `set_aside(queue, id, address, why)` is called for a claimed message that is damaged."""
+    """The reads of one store. `set_aside(queue, id, address, why)` is called for a claimed message that is damaged.
 
-    __slots__ = ("_fsio", "_jobs", "_ledger", "_set_aside", "_warm")
+    `retry` is to be called about once a second; `report` tells an operator of reads that it has to try again.
+    """
+
+    __slots__ = ("_failing", "_fsio", "_jobs", "_later", "_ledger", "_report", "_set_aside", "_warm")
 
     def __init__(
-        self, fsio: Fsio, jobs: JobRunner, ledger: Ledger, set_aside: Callable[[FileQueue, int, int, str], None]
+        self,
+        fsio: Fsio,
+        jobs: JobRunner,
+        ledger: Ledger,
+        set_aside: Callable[[FileQueue, int, int, str], None],
+        report: Report = lambda event, **fields: None,
     ) -> None:
         self._fsio = fsio
         self._jobs = jobs
         self._ledger = ledger
         self._set_aside = set_aside
+        self._report = report
         self._warm: dict[FileQueue, None] = {}
+        self._later: dict[FileQueue, None] = {}  # somebody waits for their on_ready, and nothing else brings it
+        self._failing = 0  # the errno that was reported, until a read succeeds
 
     def claim(self, queue: FileQueue, count: int, max_bytes: int) -> list[Delivery]:
         """Take ready messages in order, as `Store.claim` says. Hot."""
@@ -75,7 +98,16 @@ class Reads:
                 else:
                     deliveries.append(Delivery(queue, id, earlier, message))
             position = behind
+        if total and not deliveries and not queue.reading:
+            self._later[queue] = None  # all damaged: what is behind must not wait for notes that a full disk refuses
         return deliveries
+
+    def retry(self) -> None:
+        """Let the queues be claimed again whose reads ended with nothing; a turn later is soon enough."""
+        later, self._later = self._later, {}
+        for queue in later:
+            if not queue.dropped:
+                queue.on_ready()
 
     def read(self, queue: FileQueue, id: int) -> Message | None:
         """The message `id` once more, as `Store.read` says. CorruptRecord where it is damaged or gone."""
@@ -116,8 +148,14 @@ class Reads:
         def done(data: Bytes | None, error: BaseException | None) -> None:
             segment.readers -= 1
             queue.reading = False
-            if error is not None and not isinstance(error, OSError):
+            if isinstance(error, OSError):
+                if error.errno not in _DAMAGE:
+                    self._postpone(queue, error)
+                    return
+            elif error is not None:
                 raise error
+            else:
+                self._failing = 0
             if data is None or len(data) < length:
                 if length > first:
                     # Which message is it? The first alone must be readable, or is damaged.
@@ -129,6 +167,14 @@ class Reads:
                 queue.on_ready()
 
         self._jobs.run(lambda: self._fsio.read(segment.fd, address & 0xFFFFFFFF, length), done)
+
+    def _postpone(self, queue: FileQueue, error: OSError) -> None:
+        """The system could not read just now: the messages stay where they are."""
+        self._later[queue] = None
+        if error.errno != self._failing:
+            self._failing = error.errno or 0
+            reason = os.strerror(self._failing) if self._failing else str(error)
+            self._report("a message could not be read and is tried again", queue=queue.name, reason=reason)
 
     def _keep(self, queue: FileQueue, address: int, data: Bytes) -> None:
         """Hold what came until it is claimed, whatever the page cache does meanwhile."""

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from radiator.errors import CorruptRecord
 from radiator.message import Message
+from radiator.store.file.copying import NO_LINKS
 from radiator.store.file.format import Names
 from radiator.store.file.fsio import Fsio
 from radiator.store.file.ledger import Ledger
@@ -86,12 +87,20 @@ def remove(fsio: Fsio, names: Names, segments: Sequence[Segment]) -> None:
     damaged = [segment for segment in segments if segment.damaged]
     for segment in damaged:
         source = names.segment(segment.number)
-        with contextlib.suppress(FileExistsError):  # a crash came between the two names
-            fsio.link(source, os.path.join(names.quarantine, os.path.basename(source)))
+        target = os.path.join(names.quarantine, os.path.basename(source))
+        try:
+            fsio.link(source, target)
+        except FileExistsError:
+            pass  # a crash came between the two names
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            fsio.rename(source, target)
     if damaged:
         fsio.sync_directory(names.quarantine)
     for segment in segments:
-        fsio.unlink(names.segment(segment.number))
+        with contextlib.suppress(FileNotFoundError):  # renamed just now, or somebody was faster
+            fsio.unlink(names.segment(segment.number))
     fsio.sync_directory(names.log)
 
 

@@ -196,14 +196,17 @@ class Birth:
         A full disk is met here, before anything depends on it.
         """
         fsio = self.fsio
-        fd = fsio.open(temporary, create=True)
+        fd = -1
         try:
+            fd = fsio.open(temporary, create=True)  # may lack an inode: a spare has one, and only changes its name
             fsio.allocate(fd, length)
         except BaseException as error:
-            fsio.close(fd)
+            if fd >= 0:
+                fsio.close(fd)
             if not isinstance(error, OSError) or error.errno not in FULL_ERRORS:
                 raise
-            fsio.unlink(temporary)  # it may have got a part
+            if fd >= 0:
+                fsio.unlink(temporary)  # it may have got a part
             if self.spare is None:
                 raise
         else:

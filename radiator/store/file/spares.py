@@ -210,7 +210,12 @@ class Spares:
         try:
             fd = fsio.open(path, write=True)
         except FileNotFoundError:
-            fd = fsio.open(path, create=True)
+            try:
+                fd = fsio.open(path, create=True)
+            except OSError as error:
+                if error.errno not in FULL_ERRORS:
+                    raise
+                return False  # no inode is left, or no block for the name
         made = True
         try:
             size = fsio.size(fd)
@@ -238,10 +243,11 @@ class Spares:
         self._small.discard(number)
         if success and number not in self._ready:
             self._ready.append(number)
-        if not success:
-            self._set_full(True)
         self.wanted = False  # an answer that came meanwhile did not know of this one; the next one does
-        self.ask()
+        if success:
+            self.ask()
+        else:
+            self._set_full(True)  # whatever the file system says is free: the next tick asks, or this would spin
 
     # ------------------------------------------------------------------ the blocks of dead segments
 

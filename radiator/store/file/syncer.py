@@ -53,7 +53,7 @@ class JobRunner(Protocol):
     def fileno(self) -> int:
         """Readable while a callback waits to be made; -1 where all is done inside `run`."""
 
-    def run(self, function: Callable[[], Any], done: Done) -> None:
+    def run(self, function: Callable[[], Any], done: Done, *, urgent: bool = False) -> None:
         """Call `function()` elsewhere, then `done(result, error)` from `collect`."""
 
     def collect(self) -> None:
@@ -190,7 +190,7 @@ class InlineJobs:
     def fileno(self) -> int:
         return -1
 
-    def run(self, function: Callable[[], Any], done: Done) -> None:
+    def run(self, function: Callable[[], Any], done: Done, *, urgent: bool = False) -> None:
         try:
             outcome = (done, function(), None)
         except Exception as error:  # noqa: BLE001 (the caller of `run` judges it, in `done`)
@@ -208,21 +208,28 @@ class InlineJobs:
 
 
 class Jobs:
-    """A few threads for births, unlinks, timed syncs and cold reads, so that a read need not wait for a slow sync."""
+    """A few threads: `urgent` ones for births, unlinks and timed syncs, the others for cold reads.
 
-    def __init__(self, threads: int = 3) -> None:
+    Receipts may wait for the urgent ones, and a thousand cold queues ask for a thousand reads at once: the two must
+    never stand in one line. Two of each, for a sync and a change of names may run together.
+    """
+
+    def __init__(self, threads: int = 2, urgent_threads: int = 2) -> None:
         self._signal = Signal()
         self._work: SimpleQueue[tuple[Callable[[], Any], Done] | None] = SimpleQueue()
+        self._urgent: SimpleQueue[tuple[Callable[[], Any], Done] | None] = SimpleQueue()
         self._finished: deque[tuple[Done, Any, BaseException | None]] = deque()
         self._closing = False
         self._threads = [
-            threading.Thread(target=self._run, name=f"radiator-job-{number}", daemon=True) for number in range(threads)
+            threading.Thread(target=self._run, args=(work,), name=f"radiator-{name}-{number}", daemon=True)
+            for work, name, count in ((self._work, "read", threads), (self._urgent, "job", urgent_threads))
+            for number in range(count)
         ]
         for thread in self._threads:
             thread.start()
 
-    def _run(self) -> None:
-        while (job := self._work.get()) is not None:
+    def _run(self, work: SimpleQueue[tuple[Callable[[], Any], Done] | None]) -> None:
+        while (job := work.get()) is not None:
             function, done = job
             if self._closing:
                 continue
@@ -236,8 +243,8 @@ class Jobs:
     def fileno(self) -> int:
         return self._signal.fileno()
 
-    def run(self, function: Callable[[], Any], done: Done) -> None:
-        self._work.put((function, done))
+    def run(self, function: Callable[[], Any], done: Done, *, urgent: bool = False) -> None:
+        (self._urgent if urgent else self._work).put((function, done))
 
     def collect(self) -> None:
         self._signal.clear()  # before looking: a job that ends now sets it again
@@ -250,6 +257,7 @@ class Jobs:
             self._closing = True
             for _ in self._threads:
                 self._work.put(None)
+                self._urgent.put(None)
             for thread in self._threads:
                 thread.join()
             self._threads = []
