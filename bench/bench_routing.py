@@ -40,7 +40,7 @@ class Sink:
         delivery.message = None
         self.deliveries.append(delivery)
 
-    def publish(self, subscription: object, message: Message, number: int) -> None:
+    def publish(self, subscription: object, message: Message, number: int, blocks: dict[int, bytes]) -> None:
         """Topics are not measured."""
 
     def release_receipts(self, committed: int) -> None:

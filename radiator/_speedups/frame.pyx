@@ -175,6 +175,13 @@ cdef inline void _trim(const unsigned char **text, Py_ssize_t *size) noexcept no
         size[0] -= 1
 
 
+cdef inline bint _has_blanks(const unsigned char *text, Py_ssize_t size) noexcept nogil:
+    """Is there something at either end that `_trim` takes away?"""
+    if size == 0:
+        return False
+    return text[0] == BLANK or text[0] == TAB or text[size - 1] == BLANK or text[size - 1] == TAB
+
+
 cdef inline Py_ssize_t _find(
     const unsigned char *base, unsigned char byte, Py_ssize_t first, Py_ssize_t stop
 ) noexcept nogil:
@@ -694,6 +701,8 @@ cdef class Parser:
                     plain = memchr(value, COLON, value_size) == NULL and (
                         simple or (memchr(line, BACKSLASH, raw_size) == NULL and memchr(line, CR, raw_size) == NULL)
                     )
+                    if trim and plain:
+                        plain = not (_has_blanks(line, name_size) or _has_blanks(value, value_size))
             line = end + 1
         frame = Frame.__new__(Frame)
         frame.command = <str> self._command.name
@@ -922,7 +931,8 @@ def unescape(bytes value not None, int version):
 def translate_block(bytes block not None, int source, int target):
     """A stored header block, re-escaped from the sender's version to the receiver's.
 
-    Raises ProtocolError where the block is none of `source`.
+    Blanks around a name or a value are no part of it where `source` trims them (1.0). Raises ProtocolError where the
+    block is none of `source`.
     """
     cdef const unsigned char *line = <const unsigned char *> PyBytes_AS_STRING(block)
     cdef const unsigned char *last = line + PyBytes_GET_SIZE(block)
@@ -956,7 +966,10 @@ def translate_block(bytes block not None, int source, int target):
 
 cdef bytes _translate(const unsigned char *raw, Py_ssize_t size, int source, int target, bint name):
     """A name or a value of a block, from one version's wire form to another's."""
-    cdef bytes plain = _unescape(raw, size, source)
+    cdef bytes plain
+    if source < 11:
+        _trim(&raw, &size)
+    plain = _unescape(raw, size, source)
     return _escape(<const unsigned char *> PyBytes_AS_STRING(plain), PyBytes_GET_SIZE(plain), target, name)
 
 

@@ -203,7 +203,11 @@ class Broker:
             name = handle.name
             stored = handle.ready + handle.in_flight
             settings = self.catalogue.find(name)
-            if settings is None:
+            if settings is None and not stored:
+                # Nobody may send to it any more, and there is nothing left to consume.
+                self.report("queue_dropped", queue=name)
+                self.file_store.drop(handle)
+            elif settings is None:
                 self.report("queue_unconfigured", queue=name, messages=stored)
                 refusal = f"{shown(name)} is not configured any more: it can be consumed, not sent to"
                 self._make_queue(Destination(name, "queue", persistent=True), handle, refusal)
@@ -250,7 +254,7 @@ class Broker:
             if memory is not None:
                 self.memory_store.append(memory)
             for topic, message in parts.publications:
-                topic.publish(message)
+                self._publish(topic, message)
         return number
 
     def _count(self, unit: Unit) -> None:
@@ -302,10 +306,15 @@ class Broker:
                 self.deferred_topics[topic.name] = left
             else:
                 del self.deferred_topics[topic.name]
-            # A topic that is not configured may have come and gone meanwhile.
-            current = self.targets.get(topic.name)
-            if isinstance(current, Topic):
-                current.publish(message)
+            self._publish(topic, message)
+
+    def _publish(self, topic: Topic, message: Message) -> None:
+        """Publish what was sent to `topic` earlier, to those who listen now.
+
+        A topic that is not configured comes and goes with its subscribers, so it may be another object by now.
+        """
+        current = self.targets.get(topic.name)
+        (current if isinstance(current, Topic) else topic).publish(message)
 
     def reached(self, mark: tuple[int, Ticket | None]) -> bool:
         """May a receipt with this mark (of `Client.receipt_mark`) leave?"""

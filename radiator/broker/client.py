@@ -448,7 +448,10 @@ class Client:
         self.transactions[name] = Transaction()
 
     def commit(self, name: str) -> None:
-        """COMMIT: everything in one piece. Refused: no such transaction, a full queue. StoreBusy: try it again."""
+        """COMMIT: SENDs and ACKs in one piece, then the NACKs, each on its own; receipts wait for all of it.
+
+        Refused: no such transaction, a full queue. StoreBusy: try it again. Either way nothing happened.
+        """
         opened = self._transaction(name)
         self.note(self.broker.commit(opened.parts()))
         self._forget(name)

@@ -23,8 +23,12 @@ class Peer(Protocol):
     def deliver(self, subscription: Subscription, delivery: Delivery) -> None:
         """Append a queue's message to the output. The session sets `delivery.message` to None afterwards."""
 
-    def publish(self, subscription: Subscription, message: Message, number: int) -> None:
-        """Append a topic's message to the output; `number` is the topic's count, for the message-id."""
+    def publish(self, subscription: Subscription, message: Message, number: int, blocks: dict[int, bytes]) -> None:
+        """Append a topic's message to the output; `number` is the topic's count, for the message-id.
+
+        `blocks` is shared by all subscribers of this one message: its header block by the version it was translated to,
+        so that the first of a version does it for all of them.
+        """
 
     def release_receipts(self, committed: int) -> None:
         """The file store's batch `committed` is durable under its policy: receipts up to it may leave, in order."""

@@ -60,6 +60,7 @@ class Topic:
             block_bytes *= 2  # for a subscriber of another version each of its bytes may have to be escaped
         size = ENVELOPE_BYTES + block_bytes + len(message.body)
         limit = broker.config.limits.output
+        blocks: dict[int, bytes] = {}
         for subscription in self.subscriptions:
             client = subscription.client
             if client.failed:
@@ -71,4 +72,4 @@ class Topic:
                 else:
                     client.fail(f"too slow: {waiting} bytes wait for you, limits.output is {limit}")
             else:
-                client.peer.publish(subscription, message, number)
+                client.peer.publish(subscription, message, number, blocks)

@@ -26,6 +26,9 @@ CONNECT_SECONDS = 10.0
 RECEIPT_SECONDS = 60.0
 """How long the broker may stay silent while a receipt is owed: longer than any healthy disk takes."""
 
+RETRY_SECONDS = 0.05
+"""Between two attempts to reach a broker that does not listen yet."""
+
 RECEIVE_BYTES = 1 << 16
 CHUNK_BYTES = 1 << 18
 """A large frame is handed to the kernel in pieces of this size, so that progress can be shown between them."""
@@ -42,16 +45,17 @@ class ErrorFrame(ClientError):
 
 
 class Client:
-    """One connection to a broker at `address`. Raises ClientError where none answers."""
+    """One connection to a broker at `address`.
 
-    def __init__(self, address: Address) -> None:
+    A refused connection is tried again for `wait` seconds: a broker that was started a moment ago does not listen yet.
+    Raises ClientError where none answers.
+    """
+
+    def __init__(self, address: Address, wait: float = 0.0) -> None:
         self.address = address
         # The largest frame that radiator's own format can hold, and headers that only a broken peer would exceed.
         self._parser = Parser(max_frame=1 << 30, max_headers=1 << 16, max_header_line=1 << 20, commands=SERVER_COMMANDS)
-        try:
-            self._socket = socket.create_connection((address.host, address.port), CONNECT_SECONDS)
-        except OSError as error:
-            raise ClientError(f"no broker at {address}: {error.strerror or error}") from error
+        self._socket = _reach(address, time.monotonic() + wait)
         try:
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._connect()
@@ -147,6 +151,20 @@ class Client:
         self.write(before + self.encode("DISCONNECT", [("receipt", "goodbye")]))
         while self.receipt() != "goodbye":
             pass
+
+
+def _reach(address: Address, deadline: float) -> socket.socket:
+    """A connection to whatever listens at `address` by `deadline`, monotonic."""
+    while True:
+        try:
+            return socket.create_connection((address.host, address.port), CONNECT_SECONDS)
+        except ConnectionRefusedError as error:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise ClientError(f"no broker at {address}: {error.strerror or error}") from error
+            time.sleep(min(RETRY_SECONDS, left))
+        except OSError as error:
+            raise ClientError(f"no broker at {address}: {error.strerror or error}") from error
 
 
 def _error_text(frame: Frame) -> str:

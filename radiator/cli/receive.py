@@ -15,7 +15,7 @@ from typing import BinaryIO
 import click
 
 from radiator.cli.client import Client
-from radiator.cli.terminal import DESTINATION, broker_option
+from radiator.cli.terminal import DESTINATION, broker_option, wait_option
 from radiator.config.schema import Address
 from radiator.stomp.frame import Frame
 
@@ -29,6 +29,7 @@ SUBSCRIPTION = "0"
 
 @click.command()
 @broker_option
+@wait_option
 @click.option("-n", "--count", type=click.IntRange(min=1), metavar="N", help="Stop after N messages.")
 @click.option(
     "--timeout",
@@ -38,13 +39,15 @@ SUBSCRIPTION = "0"
 )
 @click.option("--json", "as_json", is_flag=True, help="Print a line of JSON with the headers and the body of each.")
 @click.argument("destination", metavar="DEST", type=DESTINATION)
-def receive(address: Address, count: int | None, timeout: float | None, as_json: bool, destination: str) -> int:
+def receive(
+    address: Address, wait: float, count: int | None, timeout: float | None, as_json: bool, destination: str
+) -> int:
     """Print the messages of DEST, a body per line.
 
     A message of a queue is acknowledged when it was printed; one that could not be printed goes back to its place.
     Ctrl-C stops. The exit code is 0 however many messages came.
     """
-    with Client(address) as client:
+    with Client(address, wait) as client:
         _Receiver(client, sys.stdout.buffer, count, as_json, destination).run(timeout)
     return 0
 

@@ -12,7 +12,7 @@ from typing import BinaryIO
 import click
 
 from radiator.cli.client import Client
-from radiator.cli.terminal import DESTINATION, broker_option, progress_bar
+from radiator.cli.terminal import DESTINATION, broker_option, progress_bar, wait_option
 from radiator.config.schema import Address
 
 __all__ = ["send"]
@@ -38,13 +38,20 @@ def _header(text: str) -> tuple[str, str]:
 
 @click.command()
 @broker_option
+@wait_option
 @click.option("-H", "--header", "headers", multiple=True, metavar="KEY:VALUE", help="A header; may be repeated.")
 @click.option("--file", "file", metavar="FILE", help="Send the content of FILE.")
 @click.option("--lines", is_flag=True, help="Send each line of the input as a message of its own.")
 @click.argument("destination", metavar="DEST", type=DESTINATION)
 @click.argument("body", metavar="[BODY|-]", required=False)
 def send(
-    address: Address, headers: tuple[str, ...], file: str | None, lines: bool, destination: str, body: str | None
+    address: Address,
+    wait: float,
+    headers: tuple[str, ...],
+    file: str | None,
+    lines: bool,
+    destination: str,
+    body: str | None,
 ) -> int:
     """Send a message to DEST and wait for its receipt.
 
@@ -60,25 +67,27 @@ def send(
         raise click.UsageError('give a BODY, --file FILE, or "-" for standard input')
     if file is not None:
         with open(file, "rb") as source:  # before connecting: a wrong name is told without a broker
-            return _send(address, destination, parsed, source, lines)
+            return _send(address, wait, destination, parsed, source, lines)
     if body is None or body == "-":
-        return _send(address, destination, parsed, sys.stdin.buffer, lines)
+        return _send(address, wait, destination, parsed, sys.stdin.buffer, lines)
     data = body.encode("utf-8", "surrogateescape")
-    with Client(address) as client:
+    with Client(address, wait) as client:
         _send_one(client, destination, parsed, data)
         client.disconnect()
     return 0
 
 
-def _send(address: Address, destination: str, headers: list[tuple[str, str]], source: BinaryIO, lines: bool) -> int:
+def _send(
+    address: Address, wait: float, destination: str, headers: list[tuple[str, str]], source: BinaryIO, lines: bool
+) -> int:
     """Send what `source` holds, as one message or by lines."""
     if lines:
-        with Client(address) as client:
+        with Client(address, wait) as client:
             _send_lines(client, destination, headers, source)
             client.disconnect()
         return 0
     data = source.read()
-    with Client(address) as client:
+    with Client(address, wait) as client:
         _send_one(client, destination, headers, data)
         client.disconnect()
     return 0

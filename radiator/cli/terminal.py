@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from radiator.config.schema import Address, Fsync
 from radiator.config.values import parse_address, parse_fsync
 
-__all__ = ["ADDRESS", "BROKER_ADDRESS", "DESTINATION", "FSYNC", "broker_option", "progress_bar"]
+__all__ = ["ADDRESS", "BROKER_ADDRESS", "DESTINATION", "FSYNC", "broker_option", "progress_bar", "wait_option"]
 
 BROKER_ADDRESS = "127.0.0.1:61613"
 
@@ -73,6 +73,16 @@ broker_option = click.option(
     help="Where the broker listens.",
 )
 """The option `-a` of every command that is a client."""
+
+wait_option = click.option(
+    "--wait",
+    type=click.FloatRange(min=0, max=1e6),
+    default=3,
+    metavar="S",
+    show_default=True,
+    help="How many seconds to wait for a broker that refuses connections, as one that is starting does.",
+)
+"""The option `--wait` of every command that is a client."""
 
 
 @contextmanager

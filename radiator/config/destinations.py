@@ -26,10 +26,10 @@ def check_name(name: str, *, pattern: bool) -> None:
     """ValueError where `name` cannot name a destination; `pattern` allows a `*`."""
     if not name:
         raise ValueError("a destination needs a name")
-    if name != name.strip() or any(ord(character) < 32 or ord(character) == 127 for character in name):
-        raise ValueError(f"{name!r} has blanks at its ends or control characters, which STOMP 1.0 cannot say")
     if len(name.encode()) > MAX_NAME_BYTES:
         raise ValueError(f"the name has {len(name.encode())} bytes, {MAX_NAME_BYTES} are allowed")
+    if name != name.strip() or any(ord(character) < 32 or ord(character) == 127 for character in name):
+        raise ValueError(f"{name!r} has blanks at its ends or control characters, which STOMP 1.0 cannot say")
     if name.startswith("/temp-queue/"):
         raise ValueError(f"{name!r}: private reply queues are not there yet")
     if "*" in name and not pattern:
@@ -39,8 +39,35 @@ def check_name(name: str, *, pattern: bool) -> None:
 
 
 def matches(pattern: str, name: str) -> bool:
-    """Does `pattern`, in which `*` stands for any run of characters but `/`, match the whole of `name`?"""
-    return re.fullmatch("[^/]*".join(re.escape(part) for part in pattern.split("*")), name, re.DOTALL) is not None
+    """Does `pattern`, in which `*` stands for any run of characters but `/`, match the whole of `name`?
+
+    No `*` takes a /, so the slashes of both stand for each other one by one, and what is between them is compared
+    piece by piece, without ever going back: patterns meet names that a client has chosen.
+    """
+    ours, theirs = pattern.split("/"), name.split("/")
+    return len(ours) == len(theirs) and all(map(_matches_piece, ours, theirs))
+
+
+def _matches_piece(pattern: str, piece: str) -> bool:
+    """The same where neither has a /, so that `*` takes anything.
+
+    The first and the last literal are bound to the ends. Each one between them is taken where it is found first: that
+    leaves the most for those behind it, so where this fails no other choice succeeds.
+    """
+    first, *between = pattern.split("*")
+    if not between:
+        return piece == first
+    last = between.pop()
+    end = len(piece) - len(last)
+    place = len(first)
+    if place > end or not piece.startswith(first) or not piece.endswith(last):
+        return False
+    for literal in between:
+        found = piece.find(literal, place, end)
+        if found < 0:
+            return False
+        place = found + len(literal)
+    return True
 
 
 def complete(destinations: Sequence[Destination], problem: Problem) -> tuple[Destination, ...]:

@@ -3,6 +3,8 @@
     open ──session.closing, output sent──▶ shut (write side closed, input discarded) ──EOF or LINGER──▶ closed
       └── EOF with nothing owed, error, stall ────────────────────────────────────────────────────────▶ closed
 
+After `session.closing` the output may take as long as it moves, but LINGER at most where `session.hasty` says so.
+
 It must never block, never read twice in a turn, and never let an error of one session reach another connection: that
 is logged and ends this one. There is no greenlet and, while idle, no buffer. Called by: the loop (`_readable`,
 `_writable`), `turn` (`flush`, `resume`), `timers` (`tick`), the session (`wake`), the daemon (`drain`, `close`).
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["LINGER_SECONDS", "Connection", "Talk"]
 
 LINGER_SECONDS = 1.8
-"""From the moment the session wants to end to the close, at most (DESIGN §7: gone within two seconds of the ERROR)."""
+"""From the ERROR, or from the end of our side, to the close, at most (DESIGN §7: gone two seconds after the ERROR)."""
 
 _READ, _WRITE = 1, 2
 
@@ -34,6 +36,7 @@ class Talk(Protocol):
     blocked: bool
     closing: bool
     deadline: float
+    hasty: bool
     output_bytes: int
 
     @property
@@ -132,8 +135,10 @@ class Connection:
                 session.sent(count, self._turn.clock())
                 if session.output_bytes:
                     self._await_writable()
-                    if session.closing:
+                    if session.hasty:
                         self._leave()
+                    elif session.closing:
+                        self._read(True)  # what is owed may take its time, as long as it moves
                     return
             if self._writer is not None:
                 self._writer.stop()
@@ -254,6 +259,7 @@ class Connection:
     def _end_of_input(self) -> None:
         """The client sends no more. One that has only shut its write side still gets the receipts it is owed."""
         self._ended = True
+        self._read(False)  # the end stays readable for ever
         if self._shut:
             self._lose("closed")
             return
@@ -276,7 +282,7 @@ class Connection:
             self._writer.start(self._writable)
 
     def _leave(self) -> None:
-        """The end is decided: from now on input is discarded, and the clock runs."""
+        """The end cannot wait any more: from now on input is discarded, and the clock runs."""
         if not self._gone_at:
             self._gone_at = self._turn.clock() + LINGER_SECONDS
             self._schedule(self._gone_at)

@@ -4,7 +4,8 @@
      69       65, 69, 74                   78        69        └─failure─▶ 74 (disk), 70 (a bug): nothing is closed
 
 It must never acknowledge anything after a failure: such an end counts as a crash, and the next start recovers. A first
-SIGTERM or SIGINT drains; the second finds the system's default action and kills at once. Called by: `cli`.
+SIGTERM or SIGINT drains; the second, and one during the start, ends the process at once. No signal is left to the
+system's default action where the process is the first of a container: there the kernel drops it. Called by: `cli`.
 """
 
 from __future__ import annotations
@@ -36,30 +37,41 @@ from radiator.server.turn import Turn
 from radiator.stomp.frame import escape
 from radiator.stomp.session import Session
 from radiator.store.file.engine import FileStore
+from radiator.store.file.format import Names
 from radiator.store.file.fsio import RealFsio
 from radiator.store.file.syncer import Jobs, SyncWorker, ThreadSyncer
 from radiator.store.memory import MemoryStore
 
-__all__ = ["serve"]
+__all__ = ["connections_for", "serve"]
 
 DRAIN_SECONDS = 6.0
 """For clients to take what they are owed after the first signal; the store's last sync has the rest of the 10 s."""
 
+RESERVED_DESCRIPTORS = 1024
+"""For the segments that a backlog will add (64 GiB of it), refused connections, and everything else that is open."""
+
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_FIRST_PROCESS = 1
 _INTERNAL_ERROR = 70
 
 
 def serve(config: Config, *, log_format: str = "text", log_level: str = "info") -> int:
     """Run a broker with `config` until it is told to stop; the exit code of the process (sysexits, see DESIGN §7)."""
     log = Log(log_format, log_level)
+
+    def interrupted(number: int, _: object) -> None:
+        # Nothing was promised yet, and reading the log changes nothing: no need to close anything.
+        log.warning("interrupted before the start was complete", signal=signal.Signals(number).name)
+        log.close()
+        os._exit(128 + number)
+
+    for each in _SIGNALS:
+        signal.signal(each, interrupted)
     try:
         return _Daemon(config, log).run()
     except RadiatorError as error:
         log.error("cannot start", error=str(error))
         return error.exit_code
-    except KeyboardInterrupt:
-        log.warning("interrupted before the start was complete")
-        return 128 + signal.SIGINT
     finally:
         log.close()
 
@@ -94,7 +106,7 @@ class _Daemon:
         )
         if sys.platform != "linux":
             log.warning(f"{platform.system()} is for development: it is no place for data")
-        self._allow_descriptors()
+        limit = self._allow_descriptors()
         jobs = Jobs()
         syncer = _sync_worker()
         config = self._config
@@ -110,8 +122,7 @@ class _Daemon:
         self._turn = turn = Turn(self._loop, store, log, self._fail)
         self._loop.error_handler = self
         for address in config.listen_stomp:
-            self._listeners.append(Listener(turn, address, config.limits.connections, self._session_for))
-        # No handler yet: a signal ends the process at once, and reading the log changes nothing.
+            self._listeners.append(Listener(turn, address, limit, self._session_for))
         store.open(time.monotonic(), _wall_ms(), StartProgress(log, time.monotonic))
         try:
             self._begin(syncer.fileno(), jobs.fileno())
@@ -179,7 +190,7 @@ class _Daemon:
             watcher.close()
         self._signals.clear()
         for each in _SIGNALS:
-            signal.signal(each, signal.SIG_DFL)
+            signal.signal(each, _exit_at_once if os.getpid() == _FIRST_PROCESS else signal.SIG_DFL)
         turn = self._turn
         self._log.info("stopping", signal=signal.Signals(number).name, connections=len(turn.connections))
         for listener in self._listeners:
@@ -228,19 +239,51 @@ class _Daemon:
     def _switch(self) -> None:
         self._waiter.switch(self._code)
 
-    def _allow_descriptors(self) -> None:
-        """Raise the soft limit of open files to what the configured connections need."""
-        wanted = self._config.limits.connections + 256
+    def _allow_descriptors(self) -> int:
+        """Raise the soft limit of open files as far as may be; how many connections there can be at most.
+
+        A store that meets this limit is a store that failed: its files come first, and each segment is one.
+        """
+        wanted = self._config.limits.connections
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if soft != resource.RLIM_INFINITY and soft < wanted:
-            able = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-            resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, able), hard))
-            if able < wanted:
-                self._log.warning(
-                    "limits.connections is more than this process may open",
-                    connections=self._config.limits.connections,
-                    open_files=able,
-                )
+        segments = _segments(self._config.data_dir)
+        able = hard
+        if hard == resource.RLIM_INFINITY:
+            able = wanted + segments + RESERVED_DESCRIPTORS  # no number means endless, and not every system takes that
+        if soft != resource.RLIM_INFINITY and soft < able:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (able, hard))
+        limit = connections_for(able, wanted, segments)
+        if limit < wanted:
+            self._log.warning(
+                "limits.connections is more than this process may open",
+                connections=wanted,
+                accepted=limit,
+                open_files=able,
+            )
+        return limit
+
+
+def _exit_at_once(number: int, _: object) -> None:
+    """What the default action does where there is one."""
+    os._exit(128 + number)
+
+
+def connections_for(able: int, wanted: int, segments: int) -> int:
+    """How many of the `wanted` connections a process with `able` descriptors accepts beside a store of `segments`.
+
+    Where the reserve would leave few of them, half of what is left: a small machine has a small backlog too.
+    """
+    left = able - segments
+    return max(1, min(wanted, max(left - RESERVED_DESCRIPTORS, left // 2)))
+
+
+def _segments(directory: str) -> int:
+    """How many files the log has now; a store that cannot be read is for `open` to judge."""
+    fsio = RealFsio()
+    try:
+        return len(Names(directory).segments(fsio))
+    except OSError:
+        return 0
 
 
 def _sync_worker() -> SyncWorker:

@@ -38,7 +38,7 @@ class AddressUnavailable(RadiatorError):
 
 
 class Listener:
-    """One listen address. `session_for` makes the session of a new connection, `limit` is limits.connections.
+    """One listen address. `session_for` makes the session of a new connection, `limit` is limits.connections, or less.
 
     The limit is one for all listeners of a turn.
 
@@ -99,7 +99,7 @@ class Listener:
             sock.close()
             return
         if len(turn.connections) - len(turn.refused) >= self._limit:
-            turn.log.warning("connection refused", peer=name, reason=f"limits.connections is {self._limit}")
+            turn.log.warning("connection refused", peer=name, reason=f"there are {self._limit} connections, the limit")
             if len(turn.refused) >= REFUSALS:
                 sock.close()
                 return
@@ -128,13 +128,13 @@ class Listener:
 class _Refusal:
     """The session of a connection over the limit: one ERROR, and the end."""
 
-    __slots__ = ("_data", "blocked", "closing", "deadline", "output_bytes", "wants_read")
+    __slots__ = ("_data", "blocked", "closing", "deadline", "hasty", "output_bytes", "wants_read")
 
     def __init__(self, text: str) -> None:
         self._data = encode_frame("ERROR", [("message", text)], b"", 0)
         self.output_bytes = len(self._data)
         self.blocked = False
-        self.closing = True
+        self.closing = self.hasty = True
         self.wants_read = True
         self.deadline = inf
 

@@ -27,6 +27,9 @@ VERSIONS: Final = {"1.0": 10, "1.1": 11, "1.2": 12}
 ACK_MODES: Final = frozenset(("auto", "client", "client-individual"))
 PREFETCH_HEADERS: Final = ("prefetch-count", "activemq.prefetchSize")
 
+MAX_HEART_BEAT_MS: Final = 24 * 60 * 60 * 1000
+"""A day: whoever promises a beat more rarely than that, or wants one, gets this interval."""
+
 MAX_DIGITS: Final = 19
 """No number of ours is longer (64 bits); longer ones are not converted at all."""
 
@@ -58,7 +61,7 @@ def choose_version(headers: Headers) -> int | None:
 
 
 def heart_beat(headers: Headers) -> tuple[int, int]:
-    """The client's `heart-beat` in milliseconds: what it can send, what it wants to get; 0 for none."""
+    """The client's `heart-beat` in milliseconds: what it can send, what it wants to get; 0 for none, a day at most."""
     text = headers.get("heart-beat")
     if text is None:
         return 0, 0
@@ -66,7 +69,7 @@ def heart_beat(headers: Headers) -> tuple[int, int]:
     can_ms, wants_ms = number(can.strip()), number(wants.strip())
     if not comma or can_ms is None or wants_ms is None:
         raise ProtocolError("CONNECT needs two numbers of milliseconds in the header heart-beat, such as 0,0")
-    return can_ms, wants_ms
+    return min(can_ms, MAX_HEART_BEAT_MS), min(wants_ms, MAX_HEART_BEAT_MS)
 
 
 def ack_mode(headers: Headers) -> str:

@@ -383,6 +383,7 @@ class Parser:
         keep = command in BLOCK_COMMANDS
         headers: dict[str, str] = {}
         block: list[bytes] = []
+        blanks = False
         receipt = None
         for number, line in enumerate(lines, 1):
             try:
@@ -404,8 +405,10 @@ class Parser:
                     receipt = raw_value
             if keep and (raw_name in _VISIBLE or not _is_hidden(raw_name)):
                 block.append(line)
+                if version in _TRIMMED_VERSIONS:
+                    blanks = blanks or raw_name != raw_name.strip(_BLANKS) or raw_value != raw_value.strip(_BLANKS)
         kept = b"\n".join([*block, b""])
-        plain = kept.count(b":") == len(block) and (simple or (b"\\" not in kept and b"\r" not in kept))
+        plain = kept.count(b":") == len(block) and (simple or (not blanks and b"\\" not in kept and b"\r" not in kept))
         self._frame = Frame(command, headers, receipt, kept, plain)
         if "content-length" in headers:
             self._length = self._content_length(headers["content-length"])
@@ -545,7 +548,8 @@ def unescape(value: bytes, version: int) -> str:
 def translate_block(block: bytes, source: int, target: int) -> bytes:
     """A stored header block, re-escaped from the sender's version to the receiver's.
 
-    Raises ProtocolError where the block is none of `source`.
+    Blanks around a name or a value are no part of it where `source` trims them (1.0). Raises ProtocolError where the
+    block is none of `source`.
     """
     _check_version(source)
     _check_version(target)
@@ -559,6 +563,8 @@ def translate_block(block: bytes, source: int, target: int) -> bytes:
         name, colon, value = line.partition(b":")
         if not colon:
             raise ProtocolError(f"header line {number} has no colon")
+        if source in _TRIMMED_VERSIONS:
+            name, value = name.strip(_BLANKS), value.strip(_BLANKS)
         try:
             translated += _escape(_unescape(name, source), target, True) + b":"
             translated += _escape(_unescape(value, source), target, False) + b"\n"

@@ -7,6 +7,9 @@ it the server, which sends `data_to_send` and says `sent`.
     append ─▶ chunks ──join──▶ head ──socket.send──▶ the kernel
                                └ position: what of it is taken
 
+A large body is a chunk of its own: the same object in the outputs of all who get that message, and never copied where
+it is larger than what is joined.
+
 A delivery of an `ack:auto` subscription is remembered with the place in the stream where its frame ends; once the
 kernel took the byte before that place the delivery is settled, and one whose frame never left goes back unharmed.
 """
@@ -25,7 +28,7 @@ OUTPUT_MARK: Final = 256 << 10
 """Unsent bytes from which a client is given no more messages of queues and read no more (DESIGN §2, flow control)."""
 
 SEND_BYTES: Final = 256 << 10
-"""Bytes joined for one send: more than a socket buffer takes at once is copied in vain."""
+"""Bytes joined for one send, at most: more than a socket buffer takes at once is copied in vain."""
 
 
 class Output:
@@ -42,7 +45,10 @@ class Output:
         self._autos: deque[tuple[int, Delivery]] = deque()
 
     def data_to_send(self) -> bytes | memoryview:
-        """The next bytes for the socket, up to about 256 KiB; the same again until `sent` says how many were taken."""
+        """The next bytes for the socket; the same again until `sent` says how many were taken.
+
+        Up to 256 KiB are joined; a chunk that is larger is given as it is.
+        """
         head = self._head
         if head:
             return memoryview(head)[self._position :] if self._position else head
@@ -53,11 +59,12 @@ class Output:
             head = b"".join(chunks)
             chunks.clear()
         else:
-            some, size = [], 0
-            while chunks and size < SEND_BYTES:
+            some = [chunks.popleft()]
+            size = len(some[0])
+            while chunks and size + len(chunks[0]) <= SEND_BYTES:
                 some.append(chunks.popleft())
                 size += len(some[-1])
-            head = b"".join(some)
+            head = b"".join(some) if len(some) > 1 else some[0]
         self._head = head
         return head
 

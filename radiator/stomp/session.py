@@ -13,7 +13,8 @@ Called by: the server's connection (`receive_data`, `data_to_send`, `sent`, `tic
          └── the same, or quietly where no STOMP was spoken ───────┘
 
 NEW and CONNECTED differ by the table of handlers alone. In ENDING no input is parsed; in CLOSING nothing more is
-appended: the server sends what is left, shuts its side, and is gone within two seconds.
+appended: the server sends what is left for as long as the client takes some of it, shuts its side, and is gone within
+two seconds; behind an ERROR all of that has two seconds.
 """
 
 from __future__ import annotations
@@ -48,6 +49,9 @@ FRAME_STEP_BYTES: Final = 4096
 TOPIC_QUEUE: Final = 0
 """The queue number in the message-id of a topic's message: no queue has it, so nothing can be ACKed by it."""
 
+SHARED_BYTES: Final = 8 << 10
+"""From so many bytes of header block and body on a message is not copied for each of its receivers."""
+
 NEVER_SENT: Final = 1 << 62
 """The place in the output of a frame that was not encoded at all."""
 
@@ -63,6 +67,7 @@ class Session(Output):
     `blocked`: the store has no room; frames wait unparsed until `resume`, and no clock runs against the client.
     `ending`: the client's last frame was read or refused; what comes in is discarded.
     `closing`: send what is left, shut the write side, discard input.
+    `hasty`: what is left does not get more than a moment, after an ERROR or where the client takes no byte.
     """
 
     __slots__ = (
@@ -91,6 +96,7 @@ class Session(Output):
         "closing",
         "deadline",
         "ending",
+        "hasty",
         "server",
         "session_id",
         "stale_acks",
@@ -114,6 +120,7 @@ class Session(Output):
         self.blocked = False
         self.ending = False
         self.closing = False
+        self.hasty = False
         self.deadline = 0.0
         self.stale_acks = 0
         self._limits = limits
@@ -227,7 +234,7 @@ class Session(Output):
                 self.refuse("no CONNECT frame arrived in time (limits.connect_timeout)")
         else:
             self._tick_input(now)
-        return None if self.deadline == inf or self.closing else self.deadline
+        return None if self.deadline == inf else self.deadline
 
     def _due(self, when: float) -> bool:
         """Has `when` come? Otherwise the next tick is not after it."""
@@ -239,15 +246,16 @@ class Session(Output):
 
     def _tick_output(self, now: float) -> None:
         """Give up a client that takes no byte; send a heart-beat twice per interval, traffic or not."""
-        if self.closing:
-            return
-        if self.output_bytes:
+        if self.output_bytes and not self.hasty:
             if self._moved is None:
                 self._moved = now
             if self._due(self._moved + self._limits.stall_timeout):
+                self.hasty = True
                 self._forget_owed()  # no ERROR either: nothing reaches this client any more
                 self.end()
                 return
+        if self.closing:
+            return
         if self._beat_seconds and self._due(self._beat_due):
             self._beat_due = now + self._beat_seconds
             self._due(self._beat_due)
@@ -291,32 +299,59 @@ class Session(Output):
         block = message.block
         if message.version != version and not message.plain:
             block = translate_block(block, message.version, version)
+        body = message.body
+        shared = len(block) + len(body) >= SHARED_BYTES
         data = encode_message(
             subscription.wire_id,
             delivery.queue.number,
             delivery.id,
             delivery.ack if version == 12 else 0,
             delivery.deliveries,
-            block,
-            message.body,
+            b"" if shared else block,
+            b"" if shared else body,
         )
         before = self.output_bytes
-        self._chunks.append(data)
-        self.output_bytes = after = before + len(data)
+        if shared:
+            self._append_around(data, block, body)
+        else:
+            self._chunks.append(data)
+            self.output_bytes = before + len(data)
         if auto:
-            self._autos.append((self._taken + after, delivery))
+            self._autos.append((self._taken + self.output_bytes, delivery))
         if not before:
             self._wake(self)
 
-    def publish(self, subscription: Subscription, message: Message, number: int) -> None:
+    def publish(self, subscription: Subscription, message: Message, number: int, blocks: dict[int, bytes]) -> None:
         """Append a topic's message to the output. Nobody waits for its ACK, yet 1.2 wants a number for one."""
         if self.ending:
             return
+        version = self.version
         block = message.block
-        if message.version != self.version and not message.plain:
-            block = translate_block(block, message.version, self.version)
-        ack = self.client.next_ack() if self.version == 12 else 0
-        self.append(encode_message(subscription.wire_id, TOPIC_QUEUE, number, ack, 0, block, message.body))
+        if message.version != version and not message.plain:
+            known = blocks.get(version)
+            if known is None:
+                known = blocks[version] = translate_block(block, message.version, version)
+            block = known
+        ack = self.client.next_ack() if version == 12 else 0
+        body = message.body
+        if len(block) + len(body) < SHARED_BYTES:
+            self.append(encode_message(subscription.wire_id, TOPIC_QUEUE, number, ack, 0, block, body))
+            return
+        before = self.output_bytes
+        self._append_around(
+            encode_message(subscription.wire_id, TOPIC_QUEUE, number, ack, 0, b"", b""),
+            block,
+            body,
+        )
+        if not before:
+            self._wake(self)
+
+    def _append_around(self, frame: bytes, block: bytes, body: bytes) -> None:
+        """Append the empty MESSAGE `frame` with `block` and `body` in it: as the objects they are, not as copies."""
+        # Only we wrote that line, for there is no block yet, and no subscription's id has a line end in it.
+        head = frame[:-2].replace(b"\ncontent-length:0\n", b"\ncontent-length:%d\n" % len(body), 1)
+        self._chunks += (head, block, b"\n", body, b"\0")
+        self.output_bytes += len(head) + len(block) + len(body) + 2
 
     def release_receipts(self, committed: int) -> None:
         """Let the receipts leave whose promise holds now, in order.
@@ -365,7 +400,12 @@ class Session(Output):
             self._sooner(self._now + self._silence_seconds)
 
     def receipt(self, receipt: bytes) -> None:
-        """Answer a frame whose `receipt` header is `receipt`, now or once all that came before it is committed."""
+        """Answer a frame whose `receipt` header is `receipt`, now or once all that came before it is committed.
+
+        Not where the frame itself was this client's end (`fail`): nothing follows an ERROR.
+        """
+        if self.ending:
+            return
         mark = self.client.receipt_mark()
         data = encode_receipt(receipt)
         if not self._owed and self.broker.reached(mark):
@@ -490,6 +530,7 @@ class Session(Output):
         """Nothing is owed any more: the ERROR, if it is one, then the server's turn."""
         error, self._error = self._error, None
         if error is not None:
+            self.hasty = True
             self.append(error)
         self.closing = True
         self._wake(self)

@@ -46,6 +46,7 @@ class MemoryQueue(StoreQueue):
         "fresh",
         "messages",
         "next_id",
+        "ready_bytes",
         "reserved_bytes",
         "reserved_messages",
         "returned",
@@ -60,6 +61,7 @@ class MemoryQueue(StoreQueue):
         self.counts: dict[int, int] = {}
         self.next_id = 1
         self.bytes = 0
+        self.ready_bytes = 0
         self.reserved_messages = 0
         self.reserved_bytes = 0
         self.dropped = 0
@@ -80,6 +82,7 @@ class MemoryQueue(StoreQueue):
         self.next_id = id + 1
         self.messages[id] = message
         self.bytes += size
+        self.ready_bytes += size
         self.fresh.append(id)
         if message.deliveries:
             self.counts[id] = message.deliveries
@@ -91,9 +94,18 @@ class MemoryQueue(StoreQueue):
         if self.counts:
             self.counts.pop(id, None)
 
-    def first(self) -> int:
-        """Take the id of the oldest ready message; there must be one."""
-        return heappop(self.returned) if self.returned else self.fresh.popleft()
+    def take(self) -> tuple[int, Message]:
+        """Take the oldest ready message, which is in flight then; there must be one."""
+        id = heappop(self.returned) if self.returned else self.fresh.popleft()
+        message = self.messages[id]
+        self.ready_bytes -= len(message.block) + len(message.body)
+        return id, message
+
+    def give_back(self, id: int) -> None:
+        """The in-flight message `id` is ready again, at its old place."""
+        message = self.messages[id]
+        self.ready_bytes += len(message.block) + len(message.body)
+        heappush(self.returned, id)
 
     def excess(self, messages: int, size: int) -> tuple[int, int]:
         """How many messages and bytes are over the bounds with `messages` more of `size` bytes in all."""
@@ -108,29 +120,19 @@ class MemoryQueue(StoreQueue):
         if over <= 0 and over_bytes <= 0:
             return
         if self.bounds.drop_oldest and messages <= self.bounds.max_messages and size <= self.bounds.max_bytes:
-            if over <= self.ready and (over_bytes <= 0 or self._droppable(over_bytes)):
+            if over <= self.ready and over_bytes <= self.ready_bytes:
                 return
             raise Refused(f"{self.name} is full: what it holds is being consumed, nothing can be dropped")
         if over > 0:
             raise Refused(f"{self.name} is full: max_messages is {self.bounds.max_messages}")
         raise Refused(f"{self.name} is full: max_bytes is {self.bounds.max_bytes}")
 
-    def _droppable(self, wanted: int) -> bool:
-        """Do the ready messages hold `wanted` bytes? Looks at no more of them than it takes."""
-        for ids in (sorted(self.returned), self.fresh):
-            for id in ids:
-                message = self.messages[id]
-                wanted -= len(message.block) + len(message.body)
-                if wanted <= 0:
-                    return True
-        return False
-
     def make_room(self, messages: int, size: int) -> None:
         """Drop the oldest ready messages until `messages` of `size` bytes fit; `check` said that they will."""
         over, over_bytes = self.excess(messages, size)
         while over > 0 or over_bytes > 0:
             before = self.bytes
-            self.remove(self.first())
+            self.remove(self.take()[0])
             self.dropped += 1
             over -= 1
             over_bytes -= before - self.bytes
@@ -223,11 +225,9 @@ class MemoryStore(Store):
         """Take up to `count` ready messages in order, stopping early once `max_bytes` of bodies are taken."""
         assert isinstance(queue, MemoryQueue)
         found: list[Delivery] = []
-        messages = queue.messages
         counts = queue.counts
         while len(found) < count and max_bytes > 0 and (queue.returned or queue.fresh):
-            id = queue.first()
-            message = messages[id]
+            id, message = queue.take()
             found.append(Delivery(queue, id, counts.get(id, 0) if counts else 0, message))
             max_bytes -= len(message.body)
         return found
@@ -242,7 +242,7 @@ class MemoryStore(Store):
         assert isinstance(queue, MemoryQueue)
         counts = queue.counts
         for id in ids:
-            heappush(queue.returned, id)
+            queue.give_back(id)
             if delivered:
                 counts[id] = counts.get(id, 0) + 1
         if ids:

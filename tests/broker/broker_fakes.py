@@ -40,7 +40,7 @@ class FakePeer:
             self.output_bytes += len(delivery.message.body)
         delivery.message = None
 
-    def publish(self, subscription: object, message: Message, number: int) -> None:
+    def publish(self, subscription: object, message: Message, number: int, blocks: dict[int, bytes]) -> None:
         self.published.append((message.body.decode(), number))
 
     def release_receipts(self, committed: int) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from itertools import product
+
 import pytest
 from broker_fakes import SlowStore, message, world
 
 from radiator.broker.broker import Broker
+from radiator.config.destinations import matches
 from radiator.config.schema import Config, Destination
 from radiator.errors import ConfigError, Refused
 from radiator.store.memory import MemoryStore
@@ -223,3 +227,40 @@ def test_stats_count_what_happened():
     assert stats["totals"]["put"] == 3
     c.client.close()
     assert w.broker.stats()["clients"] == 0
+
+
+def test_a_stored_queue_that_left_the_config_goes_once_it_is_empty():
+    disk = stored("/queue/old", "/queue/kept", messages=0)
+    w = world(Destination("/queue/kept", "queue"), disk=disk, create=False)
+    assert w.reports == [("queue_dropped", {"queue": "/queue/old"})]
+    assert [queue.name for queue in disk.queues()] == ["/queue/kept"]
+    assert "/queue/old" not in w.broker.targets
+    assert world(Destination("/queue/kept", "queue"), disk=disk, create=False).reports == []
+
+
+@pytest.mark.parametrize("use", ["send", "subscribe"])
+def test_a_name_is_measured_before_any_pattern_sees_it(use):
+    w = world(Destination("/queue/*.*", "queue", persistent=True, is_pattern=True))
+    c = w.connect()
+    with pytest.raises(Refused, match="the name has 8008 bytes, 1000 are allowed"):
+        getattr(c, use)("/queue/" + "." * 8000 + "/", *(["1"] if use == "send" else []))
+
+
+PIECES = ["", "*", "a", "b", "/", "a*", "*b", "ab", "*a*", "a*b", "/*"]
+
+
+def test_a_star_is_any_run_of_characters_but_slashes():
+    names = ["".join(letters) for length in range(6) for letters in product("ab/", repeat=length)]
+    patterns = {"".join(pieces) for pieces in product(PIECES, repeat=3)}
+    for pattern in sorted(pattern for pattern in patterns if "**" not in pattern):
+        oracle = re.compile("[^/]*".join(map(re.escape, pattern.split("*"))))
+        assert [name for name in names if matches(pattern, name)] == list(filter(oracle.fullmatch, names)), pattern
+
+
+@pytest.mark.parametrize("end", ["", "/", "b", "\n"])
+def test_no_name_makes_a_pattern_go_back(end):
+    # A matcher that tries every place for every star would be at it for years.
+    name = "/queue/" + "." * 900 + end
+    assert matches("/queue/" + "*." * 12 + "*", name) is (end != "/")
+    assert not matches("/queue/" + "*." * 12 + "*x", name)
+    assert not matches("/queue/" + "*." * 12 + "*..x..*", name)

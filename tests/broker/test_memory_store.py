@@ -157,3 +157,28 @@ def test_nothing_waits_in_memory(store, queue):
     assert store.has_room()
     store.close()
     assert list(store.queues()) == []
+
+
+def test_a_full_queue_knows_how_much_of_it_is_ready_without_looking(store, queue):
+    def ready_bytes():
+        ids = [*queue.returned, *queue.fresh]
+        return sum(len(queue.messages[id].block) + len(queue.messages[id].body) for id in ids)
+
+    class Unlooked(list):
+        def __iter__(self):
+            raise AssertionError("a put looks at every message that came back")
+
+    queue.bounds = Bounds(100, 4 * SIZE, True)
+    put(store, queue, "1", "2", "3", "4")
+    held = claim(store, queue, 3)
+    assert queue.ready_bytes == ready_bytes() == SIZE
+    store.release(queue, [delivery.id for delivery in held[1:]], delivered=True)
+    assert queue.ready_bytes == ready_bytes() == 3 * SIZE
+    queue.returned = Unlooked(queue.returned)
+    put(store, queue, "5", "6")
+    queue.returned = []
+    assert queue.ready_bytes == ready_bytes() == 3 * SIZE
+    assert bodies(claim(store, queue)) == ["4", "5", "6"]
+    assert queue.ready_bytes == 0
+    with pytest.raises(Refused, match="nothing can be dropped"):
+        put(store, queue, "7")

@@ -337,6 +337,29 @@ def test_a_dead_letter_that_finds_no_room_stays_in_flight_until_there_is(trouble
     assert w.broker.stats()["queues"]["/queue/orders.dead"]["put"] == 1
 
 
+def test_a_dead_letter_is_tried_again_when_the_disk_has_space_though_nothing_completes():
+    w = world(ORDERS)
+    c = w.connect()
+    c.send("/queue/orders", "1", "2")
+    w.disk.complete()
+    c.subscribe("/queue/orders")
+    c.got()
+    w.disk.full = True
+    c.nack("1", requeue=False)
+    assert c.got() == ["2"]
+    assert not w.broker.targets["/queue/orders"].ring, "nobody has room, so only the dead letter can bring it back"
+    assert not w.disk.batch
+    w.disk.full = False
+    woken = []
+    w.broker.wake = lambda: woken.append(1)
+    for handle in w.disk.queues():
+        handle.on_ready()  # as the file store does
+    assert woken
+    w.broker.dispatch()
+    w.disk.complete()
+    assert w.ready("/queue/orders.dead") == ["1"]
+
+
 def test_a_full_dead_letter_queue_in_memory_drops_reported():
     w = world(
         Destination("/queue/m", "queue", persistent=False, dead_letter="/queue/d"),

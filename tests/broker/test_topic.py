@@ -80,3 +80,15 @@ def test_one_message_always_fits_an_empty_output():
     p.send("/topic/t", "x" * 2 * LIMIT)
     assert len(slow.peer.published) == 2
     assert slow.peer.failed == []
+
+
+def test_all_subscribers_share_what_was_translated_for_one_message():
+    w = world()
+    p, a, b = w.connect(), w.connect(), w.connect()
+    seen = []
+    for c in (a, b):
+        c.peer.publish = lambda subscription, message, number, blocks: seen.append(blocks)
+        c.subscribe("/topic/t", ack="auto")
+    p.send("/topic/t", "1", "2")
+    assert seen[0] is seen[1]
+    assert seen[2] is seen[3] is not seen[0]

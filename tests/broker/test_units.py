@@ -291,3 +291,18 @@ def test_reservations_drop_the_oldest_and_never_fail_later():
         c.send("/fanout/f", "4")
     assert not w.disk.batch
     assert w.broker.stats()["queues"]["/queue/m"]["dropped"] == 1
+
+
+def test_who_listens_at_commit_gets_what_was_sent_to_a_topic_in_a_transaction():
+    w = world()
+    p, c = w.connect(), w.connect()
+    p.client.begin("t")
+    p.send("/topic/t", "1", transaction="t")
+    c.subscribe("/topic/t", ack="auto")
+    p.client.commit("t")
+    assert [body for body, _ in c.peer.published] == ["1"]
+    c.client.unsubscribe("/topic/t")
+    p.client.begin("t")
+    p.send("/topic/t", "2", transaction="t")
+    p.client.commit("t")
+    assert len(c.peer.published) == 1

@@ -8,6 +8,7 @@ import pty
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -140,8 +141,36 @@ def test_what_is_no_stomp_broker(broker: Broker, capsysbinary: Output, answer: b
 def test_no_broker(command: list[str], capsysbinary: Output) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"127.0.0.1:{listener.getsockname()[1]}"
-    assert run([command[0], "-a", address, *command[1:]]) == 69
+    assert run([command[0], "-a", address, "--wait", "0", *command[1:]]) == 69
     assert capsysbinary.readouterr().err == f"radiator: no broker at {address}: Connection refused\n".encode()
+
+
+@pytest.mark.parametrize("command", [["send", "/queue/a", "x"], ["receive", "-n", "1", "/queue/a"]])
+def test_a_broker_that_starts_is_waited_for(
+    broker: Broker, capsysbinary: Output, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    fake = broker(confirm_all if command[0] == "send" else QueueScript([b"one"]))
+    real = socket.create_connection
+    refusals = [ConnectionRefusedError(111, "Connection refused")] * 2
+
+    def create_connection(*args: Any) -> socket.socket:
+        if refusals:
+            raise refusals.pop()
+        return real(*args)
+
+    monkeypatch.setattr(socket, "create_connection", create_connection)
+    assert run([command[0], "-a", fake.address, *command[1:]]) == 0
+    assert fake.result()
+    assert capsysbinary.readouterr().err == b""
+
+
+def test_a_broker_that_does_not_start_is_waited_for_as_long_as_told(capsysbinary: Output) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+    started = time.monotonic()
+    assert run(["send", "-a", address, "--wait", "0.2", "/queue/a", "x"]) == 69
+    assert 0.2 <= time.monotonic() - started < 2.0
+    assert b"Connection refused" in capsysbinary.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -164,6 +193,8 @@ def test_no_broker(command: list[str], capsysbinary: Output) -> None:
         (["receive", "-n", "x", "/queue/a"], "'-n'"),
         (["receive", "--timeout", "0", "/queue/a"], "'--timeout'"),
         (["receive", "--timeout", "soon", "/queue/a"], "'--timeout'"),
+        (["receive", "--wait", "-1", "/queue/a"], "'--wait'"),
+        (["send", "--wait", "long", "/queue/a", "x"], "'--wait'"),
     ],
 )
 def test_usage_errors_end_with_64(arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -259,7 +259,7 @@ def kept(stored, tmp_path, config, **how):
 
 
 def test_a_queue_that_has_left_the_config_keeps_its_messages_and_is_reported(stored, tmp_path):
-    """It can be consumed, not sent to."""
+    """It can be consumed, not sent to; the start that finds it empty drops it."""
     with kept(stored, tmp_path, AFTER, log_level="warning") as house:
         house.wait_for_line("/queue/gone")
         with house.connect() as client:
@@ -274,11 +274,14 @@ def test_a_queue_that_has_left_the_config_keeps_its_messages_and_is_reported(sto
             client.subscribe("/queue/made", "2", prefetch_count="2")
             client.message("m")
         assert house.terminate() == 0
-    with House(tmp_path, AFTER) as house, house.connect() as client:
-        client.subscribe("/queue/gone", "1", "auto")
-        client.subscribe("/queue/made", "2")
-        client.message("m")
-        client.nothing()
+    with House(tmp_path, AFTER) as house:
+        with house.connect() as client:
+            client.subscribe("/queue/made", "2")
+            client.message("m")
+            client.nothing()
+        with house.connect() as client:
+            # It was consumed to its end, so it is gone like any name that is not configured.
+            client.refused("SUBSCRIBE", {"destination": "/queue/gone", "id": "1"}, text="/queue/gone")
 
 
 def test_fanouts_and_dead_letters_survive_a_restart(stored, tmp_path):

@@ -122,7 +122,14 @@ GOOD = {
     ),
     "no escapes in 1.0": Good(10, b"SEND\na:\\t\\\n\n\0", "SEND", {"a": "\\t\\"}, b"a:\\t\\\n", plain=False),
     "1.0 is trimmed, its block is not": Good(
-        10, b"SEND\n a : b \nreceipt: r\n\n\0", "SEND", {"a": "b", "receipt": "r"}, b" a : b \n", receipt=b" r"
+        10, b"SEND\n a : b \nreceipt: r\n\n\0", "SEND", {"a": "b", "receipt": "r"}, b" a : b \n", b"", b" r", False
+    ),
+    "a blank behind a name of 1.0": Good(10, b"SEND\na\t:b\n\n\0", "SEND", {"a": "b"}, b"a\t:b\n", plain=False),
+    "a blank behind a value of 1.0": Good(10, b"SEND\na:b \n\n\0", "SEND", {"a": "b"}, b"a:b \n", plain=False),
+    "a value of 1.0 that is a blank": Good(10, b"SEND\na: \n\n\0", "SEND", {"a": ""}, b"a: \n", plain=False),
+    "blanks inside do not count in 1.0": Good(10, b"SEND\na b:c d\n\n\0", "SEND", {"a b": "c d"}, b"a b:c d\n"),
+    "blanks of a hidden header of 1.0": Good(
+        10, b"SEND\na:\nreceipt: r\n\n\0", "SEND", {"a": "", "receipt": "r"}, b"a:\n", receipt=b" r"
     ),
     "1.1 is not trimmed": Good(11, b"SEND\n a : b \n\n\0", "SEND", {" a ": " b "}, b" a : b \n"),
     "crlf is normalised in 1.2": Good(

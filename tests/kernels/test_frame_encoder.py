@@ -123,6 +123,11 @@ def test_no_header_is_added(frame_twin: Any) -> None:
     [
         (10, 12, b"a:b:c\\n\\\n", b"a:b\\cc\\\\n\\\\\n"),
         (10, 11, b"a:b\r\n", b"a:b\r\n"),
+        (10, 11, b"destination: /queue/b\n", b"destination:/queue/b\n"),
+        (10, 12, b" a b\t:\t c: d \n e:  \n", b"a b:c\\c d\ne:\n"),
+        (0, 12, b" a : b \n", b"a:b\n"),
+        (11, 10, b" a : b \n", b" a : b \n"),
+        (11, 12, b" a : b \n", b" a : b \n"),
         (10, 12, b"a:b\r\n", b"a:b\\r\n"),
         (11, 12, b"a\\c:\\n\r\n", b"a\\c:\\n\\r\n"),
         (12, 11, b"a:\\r\\n\\\\\n", b"a:\r\\n\\\\\n"),
@@ -142,7 +147,7 @@ def test_translate_block(frame_twin: Any, source: int, target: int, block: bytes
 
 @pytest.mark.parametrize(("source", "target"), [(0, 10), (10, 0), (10, 10), (11, 11), (12, 12)])
 def test_a_block_that_needs_no_translation_is_the_same_object(frame_twin: Any, source: int, target: int) -> None:
-    block = b"a:b\\x\n"
+    block = b" a: b\\x\n"
     assert frame_twin.translate_block(block, source, target) is block
 
 

@@ -16,6 +16,8 @@ import time
 import pytest
 from daemon import PATIENCE, Client, Daemon, encode
 
+from radiator.server.daemon import connections_for
+
 
 def put(client, body=b"body", destination="/queue/a", receipt="1"):
     client.send("SEND", {"destination": destination, "receipt": receipt}, body)
@@ -262,6 +264,54 @@ def test_a_second_signal_ends_it_at_once(tmp_path):
         client.close()
 
 
+FIRST_PROCESS = "import os\nos.getpid = lambda: 1\n"
+"""The first process of a container: the kernel drops what it has no handler for, so there must be one."""
+
+
+def test_a_second_signal_ends_the_first_process_of_a_container(tmp_path):
+    with Daemon(tmp_path, prelude=FIRST_PROCESS) as daemon:
+        client = daemon.connect()
+        daemon.process.send_signal(signal.SIGTERM)
+        daemon.wait_for_line("stopping")
+        daemon.process.send_signal(signal.SIGTERM)
+        assert daemon.process.wait(PATIENCE) == 128 + signal.SIGTERM
+        client.close()
+
+
+def test_a_signal_that_comes_before_the_imports_ends_the_first_process_too(tmp_path):
+    endless = """
+import sys, time
+class Slow:
+    def find_spec(self, name, *_):
+        if name == "radiator.cli.commands":
+            os.write(2, b"imports begin\\n")
+            while True:
+                time.sleep(1)
+sys.meta_path.insert(0, Slow())
+"""
+    with Daemon(tmp_path, prelude=FIRST_PROCESS + endless, wait=False) as daemon:
+        daemon.wait_for_line("imports begin")
+        assert daemon.terminate() == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_during_the_start_ends_it_with_a_word(tmp_path, number):
+    endless = """
+import os, time
+from radiator.store.file.engine import FileStore
+def open(*_):
+    os.write(2, b"recovery begins\\n")
+    while True:
+        time.sleep(1)
+FileStore.open = open
+"""
+    with Daemon(tmp_path, prelude=endless, wait=False) as daemon:
+        daemon.wait_for_line("recovery begins")
+        daemon.process.send_signal(number)
+        assert daemon.wait() == 128 + number
+        assert f"interrupted before the start was complete signal={number.name}" in daemon.log[-1]
+
+
 def test_connections_over_the_limit_get_one_error_and_are_closed(tmp_path):
     with Daemon(tmp_path, "create: true\nlimits: {connections: 3}\n") as daemon:
         clients = [daemon.connect() for _ in range(3)]
@@ -304,6 +354,39 @@ def test_no_descriptors_left_pauses_accepting_and_disturbs_nobody(tmp_path):
             put(late, destination="/topic/t")
         assert sum("cannot accept" in line for line in daemon.log) < 10
         first.close()
+
+
+@pytest.mark.parametrize(
+    ("able", "segments", "accepted"),
+    [
+        (20000, 3, 10000),
+        (11027, 3, 10000),
+        (11026, 3, 9999),  # 1024 are kept for the segments to come
+        (4096, 1000, 2072),
+        (4096, 3000, 548),  # half of what is left, where that is more
+        (1024, 2, 511),
+        (40, 0, 20),
+        (10, 100, 1),
+    ],
+)
+def test_the_store_has_its_descriptors_before_the_connections(able, segments, accepted):
+    assert connections_for(able, 10000, segments) == accepted
+
+
+def test_connections_are_clamped_to_what_the_process_may_open(tmp_path):
+    def few():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 80))
+
+    with Daemon(tmp_path, preexec_fn=few) as daemon:
+        assert any("accepted=40 open_files=80" in line for line in daemon.log)
+        clients = [daemon.connect() for _ in range(40)]
+        with daemon.connect(connect=False) as over:
+            over.sock.sendall(encode("CONNECT", {"accept-version": "1.2", "host": "/"}))
+            assert over.frame()[1]["message"] == "too many connections: the limit is 40"
+        put(clients[0])
+        for client in clients:
+            client.close()
+        assert not any("cannot accept" in line for line in daemon.log)
 
 
 def test_half_closed_clients_get_their_receipts(tmp_path):

@@ -73,6 +73,7 @@ class Session:
         self.events, self.name, self.echo = events, name, echo
         self.blocked = False
         self.closing = False
+        self.hasty = False
         self.wants_read = True
         self.deadline = inf
         self.output = b""
@@ -295,10 +296,59 @@ def test_a_client_that_neither_reads_nor_closes_is_closed(world, monkeypatch):
     connection, client = world.client(session)
     client.sendall(b"x")
     session.append(bytes(8 << 20))
-    session.closing = True
+    session.closing = session.hasty = True
     world.go_until(lambda: connection.closed)
     assert session.output_bytes > 0
     assert session.lost == 1
+
+
+def test_a_client_that_goes_on_reading_gets_all_it_is_owed(world, monkeypatch):
+    monkeypatch.setattr(connection_module, "LINGER_SECONDS", 0.0)
+    session = Session(world.events)
+    connection, client = world.client(session)
+    size = 8 << 20
+    session.append(bytes(size))
+    session.closing = True
+    client.sendall(b"discarded")
+    world.go()
+    assert 0 < session.output_bytes < size
+    world.turn.timers.soon(connection, world.turn.clock())
+    ticks = []
+    monkeypatch.setattr(session, "tick", ticks.append)
+    world.go_until(lambda: ticks)
+    assert not connection.closed
+    got = 0
+
+    def read():
+        nonlocal got
+        with contextlib.suppress(BlockingIOError):
+            got += len(client.recv(1 << 20))
+        return connection.closed
+
+    client.setblocking(False)
+    world.go_until(read)
+    got += sum(map(len, iter(lambda: client.recv(1 << 20), b"")))
+    assert got == size
+    assert session.received == b""
+
+
+@pytest.mark.parametrize("hasty", [True, False])
+def test_the_end_of_input_is_not_looked_at_again_while_output_waits(world, hasty, monkeypatch):
+    session = Session(world.events)
+    connection, client = world.client(session)
+    session.append(bytes(8 << 20))
+    session.closing, session.hasty = True, hasty
+    world.go()
+    assert session.output_bytes
+    ends = []
+    real = Connection._end_of_input
+    monkeypatch.setattr(Connection, "_end_of_input", lambda it: (ends.append(it), real(it)))
+    client.shutdown(socket.SHUT_WR)
+    world.go_until(lambda: ends)
+    for _ in range(10):
+        world.go()
+    assert ends == [connection]
+    assert not connection.closed
 
 
 def test_an_end_of_input_gives_out_what_is_owed_then_closes(world):

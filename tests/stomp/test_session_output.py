@@ -1,10 +1,12 @@
 """MESSAGE frames in every pair of versions, and what happens to those that the kernel takes, or does not."""
 
 import pytest
-from stomp_fakes import Talk
+from stomp_fakes import FakeQueue, Talk
 
-from radiator.message import Message
+from radiator.message import Delivery, Message
+from radiator.stomp.frame import encode_message, translate_block
 from radiator.stomp.output import OUTPUT_MARK, SEND_BYTES
+from radiator.stomp.session import SHARED_BYTES
 
 BLOCK = b"destination:/queue/a\nx:1\nx:2\n"
 SUBSCRIBE = "SUBSCRIBE\nid:s\ndestination:/queue/a\nack:{}\n\n\0"
@@ -15,6 +17,10 @@ def subscribed(version, ack="client"):
     talk.tell(SUBSCRIBE.format(ack))
     talk.client.calls.clear()
     return talk
+
+
+def delivery(message):
+    return Delivery(FakeQueue(7), 3, 0, message)
 
 
 def test_a_message_in_1_2_by_the_byte():
@@ -73,7 +79,7 @@ def test_headers_read_the_same_in_every_version(kind, sender, receiver):
     if kind == "queue":
         talk.client.deliver("s", 1, message.block, message.body, version=message.version, plain=message.plain)
     else:
-        talk.session.publish(talk.client.subscriptions["s"], message, 1)
+        talk.session.publish(talk.client.subscriptions["s"], message, 1, {})
     wire = talk.wire()
     assert b"\nkey:" + VALUES[receiver] + b"\n" in wire
 
@@ -83,7 +89,7 @@ def test_a_topics_message_has_an_id_and_in_1_2_an_ack_that_settles_nothing(versi
     talk = subscribed(version, "client")
     message = Message(12, True, b"destination:/topic/t\n", b"x")
     for number in (1, 2):
-        talk.session.publish(talk.client.subscriptions["s"], message, number)
+        talk.session.publish(talk.client.subscriptions["s"], message, number, {})
     frames = talk.frames()
     assert [frame.headers["message-id"] for frame in frames] == ["0-1", "0-2"]
     assert all(frame.headers["subscription"] == "s" for frame in frames)
@@ -148,7 +154,7 @@ def test_nothing_is_delivered_after_the_end():
     talk.session.fail("over")
     talk.wire()
     talk.client.deliver("s", 1, BLOCK, b"x")
-    talk.session.publish(talk.client.subscriptions["s"], Message(12, True, BLOCK, b""), 1)
+    talk.session.publish(talk.client.subscriptions["s"], Message(12, True, BLOCK, b""), 1, {})
     assert talk.frames() == []
     talk.session.connection_lost()
     assert ("untaken", 1) in talk.client.calls
@@ -230,3 +236,112 @@ def test_a_client_that_the_broker_fails_is_closed_by_the_broker():
     assert not talk.client.closed
     talk.session.connection_lost()
     assert talk.client.closed
+
+
+LARGE = [SHARED_BYTES, 3 * SEND_BYTES]
+
+
+@pytest.mark.parametrize("size", [SHARED_BYTES - len(BLOCK) - 1, SHARED_BYTES - len(BLOCK), *LARGE])
+@pytest.mark.parametrize("version", ["1.0", "1.2"])
+@pytest.mark.parametrize("kind", ["queue", "topic"])
+def test_a_message_has_the_same_bytes_whatever_its_size(kind, version, size):
+    talk = Talk(version=version)
+    talk.tell("SUBSCRIBE\nid:content-length:0\ndestination:/queue/a\n\n\0")
+    subscription = talk.client.subscriptions["content-length:0"]
+    block = BLOCK + b"content-length:0\n"
+    body = b"\0" * size
+    if kind == "queue":
+        talk.client.deliver("content-length:0", 3, block, body, ack=9)
+        expected = (subscription.wire_id, 7, 3, 9 if version == "1.2" else 0, 0, block, body)
+    else:
+        talk.session.publish(subscription, Message(12, True, block, body), 5, {})
+        expected = (subscription.wire_id, 0, 5, talk.client.acks if version == "1.2" else 0, 0, block, body)
+    assert talk.woken
+    wire = encode_message(*expected)
+    assert talk.session.output_bytes == len(wire)
+    assert talk.wire() == wire
+
+
+@pytest.mark.parametrize("size", LARGE)
+def test_a_large_body_is_one_object_in_all_outputs(size):
+    message = Message(12, True, BLOCK, b"x" * size)
+    for _ in range(2):
+        talk = subscribed("1.2", "auto")
+        talk.session.publish(talk.client.subscriptions["s"], message, 1, {})
+        talk.session.deliver(talk.client.subscriptions["s"], delivery(message))
+        assert sum(chunk is message.body for chunk in talk.session._chunks) == 2
+
+
+def test_a_chunk_larger_than_one_send_is_never_copied():
+    talk = subscribed("1.2", "auto")
+    session = talk.session
+    message = Message(12, True, BLOCK, b"x" * 3 * SEND_BYTES)
+    for _ in range(2):
+        session.deliver(talk.client.subscriptions["s"], delivery(message))
+    objects = []
+    while session.output_bytes:
+        data = session.data_to_send()
+        whole = data.obj if isinstance(data, memoryview) else data
+        assert whole is message.body or len(whole) <= SEND_BYTES
+        objects.append(whole is message.body)
+        session.sent(min(len(data), SEND_BYTES), talk.now)
+    assert objects == [False, True, True, True] * 2 + [False]
+    assert talk.client.calls.count(("taken", 3)) == 2
+
+
+def test_a_block_is_translated_once_for_all_subscribers_of_a_version(monkeypatch):
+    calls = []
+
+    def translate(*call):
+        calls.append(call)
+        return translate_block(*call)
+
+    monkeypatch.setattr("radiator.stomp.session.translate_block", translate)
+    message = Message(12, False, BLOCK + b"k:a\\cb\n", b"x")
+    blocks = {}
+    for version in ("1.0", "1.0", "1.1", "1.1", "1.2"):
+        talk = subscribed(version, "auto")
+        talk.session.publish(talk.client.subscriptions["s"], message, 1, blocks)
+        assert (b"\nk:a:b\n" if version == "1.0" else b"\nk:a\\cb\n") in talk.wire()
+    assert [target for _, _, target in calls] == [10, 11]
+
+
+@pytest.mark.parametrize(("receiver", "line"), [("1.0", b"x: 1 "), ("1.1", b"x:1"), ("1.2", b"x:1")])
+def test_blanks_that_were_no_part_of_a_header_do_not_become_one(receiver, line):
+    source = Talk(version="1.0")
+    source.tell(b"SEND\ndestination:/queue/a\nx: 1 \n\nbody\0")
+    (message,) = source.broker.messages
+    talk = subscribed(receiver)
+    talk.client.deliver("s", 1, message.block, message.body, version=message.version, plain=message.plain)
+    assert b"\n" + line + b"\n" in talk.wire()
+
+
+def test_no_receipt_follows_the_error_that_its_frame_has_caused():
+    talk = Talk(version="1.2")
+    real = talk.client.send
+
+    def send(*args):
+        real(*args)
+        talk.session.fail("too slow")
+
+    talk.client.send = send
+    talk.tell("SEND\ndestination:/topic/t\nreceipt:1\n\n\0")
+    assert talk.error().headers["message"] == "too slow"
+    assert talk.session.hasty
+
+
+def test_what_is_owed_at_a_disconnect_has_the_time_that_it_takes():
+    talk = subscribed("1.2")
+    session = talk.session
+    talk.client.deliver("s", 1, BLOCK, b"x" * 100_000)
+    session.data_to_send()
+    session.sent(10, 100.0)
+    talk.tell("DISCONNECT\nreceipt:bye\n\n\0")
+    assert session.closing
+    for now in (150.0, 200.0, 250.0):
+        session.data_to_send()
+        session.sent(10, now)
+        assert talk.tick(now + 1) == now + 60.0
+        assert not session.hasty
+    talk.tick(310.0)
+    assert session.hasty

@@ -198,3 +198,10 @@ def test_an_earlier_deadline_wakes_the_server():
     talk.now += 1
     talk.tell("destination:/queue/a\n")
     assert talk.woken == woken + 1
+
+
+def test_no_interval_is_longer_than_a_day():
+    talk = Talk(version="1.2", heart_beat="9999999999999,9999999999999")
+    assert talk.tick(100.0) == 100.0 + 24 * 60 * 60 / 2
+    talk = Talk(version="1.2", heart_beat="9999999999999,0")
+    assert talk.tick(100.0) == 101.0 + 2 * 24 * 60 * 60
