@@ -21,9 +21,9 @@ from radiator.store.memory import MemoryStore
 MESSAGES = 2000
 ROUNDS = 7
 CROWD = 5000
-CROWD_GATE = 2.0
+CROWD_GATE = 3.0
 """How many times as long a message may take beside `CROWD` consumers without room; measured here: 1.0."""
-RING_GATE = 3.0
+RING_GATE = 4.0
 """How many times as long a message may take in a ring of 1000 as with one consumer; measured here: 0.8."""
 MESSAGE = Message(12, True, b"destination:/queue/a\ncontent-type:text/plain\n", b"x" * 100)
 
@@ -114,13 +114,14 @@ def one_by_one(consumers: int, crowd: int = 0) -> float:
 
 
 def test_a_crowd_without_room_costs_nothing() -> None:
-    alone = min(one_by_one(20) for _ in range(ROUNDS))
-    beside = min(one_by_one(20, CROWD) for _ in range(3))
-    assert beside < alone * CROWD_GATE
+    # In turns, and the best of each: what else the machine does falls on both.
+    pairs = [(one_by_one(20), one_by_one(20, CROWD)) for _ in range(ROUNDS)]
+    assert min(beside for _, beside in pairs) < min(alone for alone, _ in pairs) * CROWD_GATE
 
 
 def test_a_large_ring_is_cheap() -> None:
-    assert min(one_by_one(1000) for _ in range(ROUNDS)) < min(one_by_one(1) for _ in range(ROUNDS)) * RING_GATE
+    pairs = [(one_by_one(1), one_by_one(1000)) for _ in range(ROUNDS)]
+    assert min(large for _, large in pairs) < min(alone for alone, _ in pairs) * RING_GATE
 
 
 @pytest.mark.parametrize("phase", ["send", "deliver", "settle"])
