@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import load
 
 FLOOR = 1000
-"""Persistent messages per second that every machine must reach (DESIGN §1)."""
+"""Persistent messages per second that every machine must reach."""
 
 QUEUE = "/queue/bench"
 

@@ -1,4 +1,4 @@
-"""The law of DESIGN §3: imports point down, each outside library has its one place, the top level is fixed.
+"""The law of the layers: imports point down, each outside library has its one place, the top level is fixed.
 
 Every import is read from the source: of `.py` files by their syntax tree, so in function bodies and under TYPE_CHECKING
 too, of `.pyx` and `.pyi` files as well.

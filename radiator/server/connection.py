@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["LINGER_SECONDS", "Connection", "Talk"]
 
 LINGER_SECONDS = 1.8
-"""From the ERROR, or from the end of our side, to the close, at most (DESIGN §7: gone two seconds after the ERROR)."""
+"""From the ERROR, or from the end of our side, to the close, at most; the contract says two seconds."""
 
 _READ, _WRITE = 1, 2
 

@@ -56,7 +56,7 @@ _INTERNAL_ERROR = 70
 
 
 def serve(config: Config, *, log_format: str = "text", log_level: str = "info") -> int:
-    """Run a broker with `config` until it is told to stop; the exit code of the process (sysexits, see DESIGN §7)."""
+    """Run a broker with `config` until it is told to stop; the process's exit code (docs/command-line.rst)."""
     log = Log(log_format, log_level)
 
     def interrupted(number: int, _: object) -> None:

@@ -81,7 +81,7 @@ def ack_mode(headers: Headers) -> str:
 
 
 def prefetch(headers: Headers) -> int | None:
-    """The window that a SUBSCRIBE asks for, None where it does not; `prefetch-count` wins (DESIGN §2)."""
+    """The window that a SUBSCRIBE asks for, None where it does not; `prefetch-count` wins."""
     for name in PREFETCH_HEADERS:
         text = headers.get(name)
         if text is None:

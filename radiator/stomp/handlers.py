@@ -97,7 +97,7 @@ def nack(session: Session, frame: Frame) -> None:
 
 
 def _settle(session: Session, frame: Frame, positive: bool, requeue: bool) -> None:
-    """ACK and NACK; one for a message no longer held is counted and ignored, its receipt is given (DESIGN §7)."""
+    """ACK and NACK; one for a message no longer held is counted and ignored, its receipt is given."""
     headers = frame.headers
     client = session.client
     if session.version == 12:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["OUTPUT_MARK", "SEND_BYTES", "Output"]
 
 OUTPUT_MARK: Final = 256 << 10
-"""Unsent bytes from which a client is given no more messages of queues and read no more (DESIGN §2, flow control)."""
+"""Unsent bytes from which a client is given no more messages of queues and read no more (flow control)."""
 
 SEND_BYTES: Final = 256 << 10
 """Bytes joined for one send, at most: more than a socket buffer takes at once is copied in vain."""

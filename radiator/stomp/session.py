@@ -38,10 +38,10 @@ if TYPE_CHECKING:
 __all__ = ["ERROR_WAIT_SECONDS", "FRAME_STEP_BYTES", "HEART_BEAT_GRACE_SECONDS", "Session"]
 
 HEART_BEAT_GRACE_SECONDS: Final = 1.0
-"""Added to twice the agreed interval before silence counts as death (DESIGN §7: 2x grace at least)."""
+"""Added to twice the agreed interval before silence counts as death (the contract: 2x grace at least)."""
 
 ERROR_WAIT_SECONDS: Final = 1.0
-"""How long an ERROR waits for the receipts that were owed before it (DESIGN §7)."""
+"""How long an ERROR waits for the receipts that were owed before it."""
 
 FRAME_STEP_BYTES: Final = 4096
 """A frame that grew by so much is slow, not stuck: the clock of `limits.frame_timeout` starts again."""
@@ -356,7 +356,7 @@ class Session(Output):
     def release_receipts(self, committed: int) -> None:
         """Let the receipts leave whose promise holds now, in order.
 
-        A receipt says that all its connection sent before it is committed under the fsync policy (DESIGN §2). It is
+        A receipt says that all its connection sent before it is committed under the fsync policy. It is
         appended here or in `receipt`, both times behind `broker.reached`, and nowhere else.
         """
         owed = self._owed

@@ -1,4 +1,4 @@
-"""Every sentence of the flow-control rules (DESIGN §2), on memory queues with fake sessions."""
+"""Every sentence of the flow-control rules (the contract), on memory queues with fake sessions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from radiator.errors import Refused
 
 
 def test_the_dialogue_of_the_seed():
-    """notes/seed.txt, line by line."""
+    """The example of the first README, line by line."""
     w = world()
     producer, c1 = w.connect(), w.connect()
     c1.subscribe("/queue/q1", ack="client")

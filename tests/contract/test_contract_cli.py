@@ -1,4 +1,4 @@
-"""DESIGN §7, command line: what a script sees of a real process: exit codes, options, lines of the log."""
+"""The contract, command line: what a script sees of a real process: exit codes, options, lines of the log."""
 
 from __future__ import annotations
 

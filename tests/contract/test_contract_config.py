@@ -1,4 +1,4 @@
-"""DESIGN §7, the file: what is wrong is named by file:line:column and the nearest key; what is right acts."""
+"""The contract, the file: what is wrong is named by file:line:column and the nearest key; what is right acts."""
 
 from __future__ import annotations
 

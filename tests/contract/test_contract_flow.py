@@ -1,4 +1,4 @@
-"""DESIGN §2, flow control and the NACK rule: who gets which message when, seen from the socket."""
+"""The contract, flow control and the NACK rule: who gets which message when, seen from the socket."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def producer(house):
 
 
 def test_the_dialogue_of_the_seed(house, producer, queue):
-    """The example of notes/seed.txt, step by step."""
+    """The example of the first README, step by step."""
     other, topic = queue + ".2", queue.replace("queue", "topic")
     with house.connect() as client:
         client.subscribe(queue, "q1", "client")

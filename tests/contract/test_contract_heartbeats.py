@@ -1,4 +1,4 @@
-"""DESIGN §7: heart-beats run on a timer of their own; any byte counts as life; 2x grace at least."""
+"""The contract: heart-beats run on a timer of their own; any byte counts as life; 2x grace at least."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DESIGN §7: every limit acts, at its boundary and one beyond, in a real daemon."""
+"""The contract: every limit acts, at its boundary and one beyond, in a real daemon."""
 
 from __future__ import annotations
 

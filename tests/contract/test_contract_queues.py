@@ -1,4 +1,4 @@
-"""DESIGN §2 and §7 on destinations: which there are, their bounds, fanouts, dead letters, restarts."""
+"""The contract on destinations: which there are, their bounds, fanouts, dead letters, restarts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DESIGN §7: SIGTERM or SIGINT stop reading, commit what was read, send the receipts owed, exit 0 within 10 s."""
+"""The contract: SIGTERM or SIGINT stop reading, commit what was read, send the receipts owed, exit 0 within 10 s."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DESIGN §2 on topics: memory only, every subscriber connected now gets it, no flow control."""
+"""The contract on topics: memory only, every subscriber connected now gets it, no flow control."""
 
 from __future__ import annotations
 

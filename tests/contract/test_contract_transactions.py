@@ -1,4 +1,4 @@
-"""DESIGN §2, §6 and §7 on transactions: all or nothing, receipts, limits."""
+"""The contract on transactions: all or nothing, receipts, limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DESIGN §7, wire: what the frames of the broker look like, in every version, and what an ERROR does."""
+"""The contract, wire: what the frames of the broker look like, in every version, and what an ERROR does."""
 
 from __future__ import annotations
 

@@ -203,7 +203,7 @@ def test_the_other_policies_answer_while_the_sync_hangs(house, fsync):
 
 
 def test_the_interval_answers_what_comes_during_a_sync(house):
-    # DESIGN §2: under an interval the RECEIPT is sent after the write; no sync is in its way.
+    # the contract: under an interval the RECEIPT is sent after the write; no sync is in its way.
     with house.daemon("100ms") as daemon, daemon.connect() as client:
         put(client)
         until_synced(daemon, client)  # a sync that began in time would be taken for the late one

@@ -18,7 +18,7 @@ MESSAGE = Message(
 Golden: TypeAlias = tuple[list[tuple[Any, ...]], str]
 
 # The calls on a writer, and the records that they make, in hexadecimal: the disk format itself. A change here is a
-# change of the format, with all that DESIGN asks for.
+# change of the format, with all that it asks for.
 GOLDEN: dict[str, Golden] = {
     "put": (
         [("put", MESSAGE, [(5, 6)])],

@@ -267,6 +267,6 @@ def test_memory_per_waiting_message(index_twin: Any) -> None:
         [sys.executable, "-c", MEMORY, index_twin.__name__], capture_output=True, text=True, check=True
     )
     each, drained = done.stdout.split()
-    # DESIGN §5 allows 20 with all around it. Numbers that the loop itself leaves behind are noise of a page or two.
+    # the contract allows 20 with all around it. Numbers that the loop itself leaves behind are noise of a page or two.
     assert float(each) <= (17.2 if "_speedups" in index_twin.__name__ else 20)
     assert drained == "True"

@@ -1,4 +1,4 @@
-"""The guard around every call on a session: no socket, file, clock or greenlet while it runs (DESIGN §3)."""
+"""The guard around every call on a session: no socket, file, clock or greenlet while it runs (the contract)."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def test_one_message_at_a_time(queue, sender, receiver):
 
 
 def test_the_example_of_the_seed():
-    """notes/seed.txt: M1 and M2 to Q1, M3 to Q2, M4 to a topic; one client holds one message at a time."""
+    """The example of the first README: M1 and M2 to Q1, M3 to Q2, M4 to a topic; one client holds one at a time."""
     house = House()
     client, producer = house.talk(), house.talk()
     client.ask(subscribe("/queue/one", "q1", "client") + subscribe("/queue/two", "q2", "client"))
