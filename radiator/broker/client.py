@@ -309,21 +309,21 @@ class Client:
         subscription: QueueSubscription = delivery.subscription
         if positive and transaction is None:
             queue = subscription.queue
-            unit = Unit()
             if subscription.order is None:
                 if self.held.pop(delivery.ack, None) is None:
                     return
                 subscription.count -= 1
                 if self.by_message is not None:
                     del self.by_message[delivery.queue.number, delivery.id]
-                unit.settled.append((delivery.queue, delivery.id, Reason.ACKED))
                 queue.acked += 1
+                number = queue.store.settle(delivery.queue, delivery.id)
             else:
+                unit = Unit()
                 for each in self._named(delivery):
                     self._let_go(each)
                     unit.settled.append((each.queue, each.id, Reason.ACKED))
                     queue.acked += 1
-            number = queue.store.append(unit)
+                number = queue.store.append(unit)
             if number > self.last_unit:
                 self.note(number)
             if self.missed:

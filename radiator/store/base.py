@@ -122,6 +122,12 @@ class Store(ABC):
     def append(self, unit: Unit) -> int:
         """Let `unit` join the open batch, whole; the number that `durable` will reach. Refused as `check` does."""
 
+    def settle(self, queue: StoreQueue, id: int) -> int:
+        """What `append` does with a unit that acknowledges the message `id` of `queue` and nothing else."""
+        unit = Unit()
+        unit.settle(queue, id)
+        return self.append(unit)
+
     @abstractmethod
     def claim(self, queue: StoreQueue, count: int, max_bytes: int) -> list[Delivery]:
         """Take up to `count` ready messages in order (released ones stand at their old places), with their messages.

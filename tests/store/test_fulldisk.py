@@ -324,6 +324,7 @@ def test_starts_that_are_killed_at_once_do_not_use_up_the_spares() -> None:
 
 def test_a_start_without_spares_on_a_full_disk_refuses_puts() -> None:
     owner, taken = filled()
+    owner.second(5)  # no dead segment is left, whose blocks would do
     disk = owner.disk.survive()
     for name in spares(disk):
         disk.unlink(f"{LOG}/{name}")

@@ -265,6 +265,13 @@ class FileStore(Store):
             writer.settle(settled.number, id, reason)
         return log.number
 
+    def settle(self, queue: StoreQueue, id: int) -> int:
+        log = self._log
+        if log.failed is not None:
+            raise log.failed
+        log.filling.settle(queue.number, id, Reason.ACKED)
+        return log.number
+
     # ------------------------------------------------------------------ delivery
 
     def claim(self, queue: StoreQueue, count: int, max_bytes: int) -> list[Delivery]:

@@ -366,7 +366,8 @@ class Log:
         quarantine = self._quarantine
         if quarantine.wanted and self._job is None:
             self._run(quarantine.job(), quarantine.written, f"{self._names.quarantine} cannot be written")
-        self._bury_dead()
+        if self._ledger.emptied:
+            self._bury_dead()
         if self._spares.wanted and self._job is None:
             number = self._spares.next()
             self._run(

@@ -16,6 +16,10 @@ When nothing lives in the victim any more it is a dead segment like any other: i
 
 Credit is what keeps receipts fast: a copied byte needs a byte that somebody else wrote, or time. Only where the debt is
 over a segment more is copied, and then at most a step for each batch.
+
+A segment that consumers are draining right now is no victim: what is copied from it would die at its new place a moment
+later. (Cleaning prefers what is cold: Rosenblum and Ousterhout, The Design and Implementation of a Log-Structured File
+System, 1992, section 3.4.) Where the debt is over a segment even that one is taken.
 """
 
 from __future__ import annotations
@@ -64,6 +68,8 @@ _CREDIT_BYTES = 2 << 20
 """How much credit is kept at most: two batches of a busy store."""
 _BYTES_PER_SECOND = 16 << 20
 """Credit that comes with time: what an idle store copies, and little enough for any disk that serves clients."""
+_DRAINED = 1 / 16
+"""A segment that lost so much of what now lives in it since the last look is being drained."""
 _STEP_SECONDS = 0.02
 _LOOK_SECONDS = 0.25
 
@@ -137,6 +143,7 @@ class Reclaim:
         "_jobs",
         "_landed",
         "_ledger",
+        "_lived",
         "_living",
         "_log",
         "_look_at",
@@ -158,6 +165,7 @@ class Reclaim:
         "_unlanded",
         "_until",
         "_urgent",
+        "_waits",
         "_working",
         "copied_bytes",
         "stopped",
@@ -207,6 +215,9 @@ class Reclaim:
         self._seen = 0
         self._looked = -1
         self._look_at = 0.0
+        # What lived in each segment at the last look, in bytes; a victim waits until it is seen not to be drained.
+        self._lived: dict[int, int] = {}
+        self._waits = False
         self._ticked: float | None = None
         # Segments that could not be emptied: they are left alone until the next start.
         self._given_up: set[int] = set()
@@ -236,7 +247,7 @@ class Reclaim:
         if self._ticked is not None:
             self._credit = min(_CREDIT_BYTES, self._credit + int((now - self._ticked) * _BYTES_PER_SECOND))
         self._ticked = now
-        if self.victim is None and self._log.written != self._looked and now >= self._look_at:
+        if self.victim is None and (self._waits or self._log.written != self._looked) and now >= self._look_at:
             self._look_at = now + _LOOK_SECONDS
             self._look()
         self.pump()
@@ -244,7 +255,7 @@ class Reclaim:
             return now + _STEP_SECONDS
         # The time of a store without a victim is no credit: the next client must not meet a burst.
         self._ticked = None
-        return None if self._log.written == self._looked else self._look_at
+        return self._look_at if self._waits or self._log.written != self._looked else None
 
     def stop(self) -> None:
         """Nothing is begun any more, and what runs is for nothing."""
@@ -299,18 +310,26 @@ class Reclaim:
         self._urgent = debt > capacity
         # Every new segment begins with an opening batch: what is copied takes that much more room.
         room = capacity - self._log.overhead
+        lived, self._lived = self._lived, {}
+        self._waits = False
         if debt <= 0 or room <= 0 or self.victim is not None:
             return
         best_gain = 0
-        for segment in self._ledger.segments.values():
-            if segment is self._log.tail or not segment.live or segment.damaged or segment.number in self._given_up:
+        for number, segment in sorted(self._ledger.segments.items()):
+            if segment is self._log.tail or not segment.live or segment.damaged or number in self._given_up:
                 continue
             size = max(segment.allocated, segment.end)
-            gain = size - segment.live_bytes * capacity // room
+            live = segment.live_bytes
+            gain = size - live * capacity // room
+            self._lived[number] = live
             # Less than a quarter is not worth the copying, which would go round and round.
-            if gain > best_gain and gain >= size // 4 and self._log.may_copy(segment):
-                self.victim = segment
-                best_gain = gain
+            if gain <= best_gain or gain < size // 4 or not self._log.may_copy(segment):
+                continue
+            if not self._urgent and lived.get(number, 2 * live) - live > live * _DRAINED:
+                self._waits = True
+                continue
+            self.victim = segment
+            best_gain = gain
         self._offset = OPENING_OFFSET
 
     def _drop(self) -> None:
