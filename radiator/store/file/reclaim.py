@@ -4,7 +4,8 @@ It must never take a segment while a message in it lives, while what killed or r
 while a job reads it, or when it is the newest; never copy a byte whose checksum it did not verify; and never edit
 anything in place. Called by: `log` (what is dead goes), `engine` (copies, after a batch completed and as time passes).
 
-    bytes on the disk > 2 x live bytes + 1 1/4 segments (so that 4 is never passed while this works) ▸ a victim:
+    bytes on the disk > 2 x live bytes + 1 1/4 segments (so that 4 is never passed while this works), or a segment in
+    which next to nothing lives (its turn would come when a backlog is drained, with that of all the others) ▸ a victim:
 
     a job reads a piece ▸ what in it lives? ▸ a job verifies that ▸ still alive, still there? append to the open batch
           ▲             (and reads the next)                                                    │ its batch completes
@@ -68,10 +69,12 @@ _CREDIT_BYTES = 2 << 20
 """How much credit is kept at most: two batches of a busy store."""
 _BYTES_PER_SECOND = 16 << 20
 """Credit that comes with time: what an idle store copies, and little enough for any disk that serves clients."""
+_NEXT_TO_NOTHING = 1 / 16
+"""Where less than this part of a segment lives, copying is so cheap that it needs no debt."""
 _DRAINED = 1 / 16
 """A segment that lost so much of what now lives in it since the last look is being drained."""
 _STEP_SECONDS = 0.02
-_LOOK_SECONDS = 0.25
+_LOOK_SECONDS = 0.1
 
 
 def dead_segments(ledger: Ledger, tail: Segment) -> list[Segment]:
@@ -312,7 +315,7 @@ class Reclaim:
         room = capacity - self._log.overhead
         lived, self._lived = self._lived, {}
         self._waits = False
-        if debt <= 0 or room <= 0 or self.victim is not None:
+        if room <= 0 or self.victim is not None:
             return
         best_gain = 0
         for number, segment in sorted(self._ledger.segments.items()):
@@ -323,7 +326,9 @@ class Reclaim:
             gain = size - live * capacity // room
             self._lived[number] = live
             # Less than a quarter is not worth the copying, which would go round and round.
-            if gain <= best_gain or gain < size // 4 or not self._log.may_copy(segment):
+            if gain <= best_gain or gain < size // 4 or (debt <= 0 and live > size * _NEXT_TO_NOTHING):
+                continue
+            if not self._log.may_copy(segment):
                 continue
             if not self._urgent and lived.get(number, 2 * live) - live > live * _DRAINED:
                 self._waits = True
