@@ -75,10 +75,17 @@ def check(deep: bool, as_json: bool, data_dir: str | None, file: str | None) -> 
 def _verdict(checked: inspect.Checked) -> str:
     if not checked.damage:
         return "whole: no damage was found"
-    if checked.refusal is None:
+    kinds = {finding.kind for finding in checked.damage}
+    if checked.refusal is not None:
+        verdict = f"a broker does not start on this store: {checked.refusal}"
+    elif kinds == {"index"}:
+        return "DAMAGED: the log is whole; remove the saved index while no broker runs, then a start reads the log"
+    elif kinds <= {"message", "copy"}:
         return "DAMAGED: a broker starts on this store, and sets the damaged messages aside; see above"
+    else:
+        verdict = "a broker starts on this store only as long as its saved index is of use; see above"
     return (
-        f"DAMAGED: a broker does not start on this store: {checked.refusal}\n"
+        f"DAMAGED: {verdict}\n"
         "First copy the whole directory. Then restore a snapshot, or see what `radiator store repair` would do."
     )
 

@@ -117,7 +117,7 @@ class _Daemon:
             stop_free=config.disk.stop_free,
             syncer=syncer,
             jobs=jobs,
-            report=log.warning,
+            report=log.report,
         )
         self._turn = turn = Turn(self._loop, store, log, self._fail)
         self._loop.error_handler = self

@@ -83,6 +83,11 @@ class Log:
         """What does not work."""
         self._put("error", event, fields)
 
+    def report(self, event: str, *, level: str = "warning", **fields: Any) -> None:
+        """What the store reports: a warning where it says no other level."""
+        if self._floor <= LEVELS.index(level):
+            self._put(level, event, fields)
+
     def always(self, event: str, **fields: Any) -> None:
         """An info line that no level hides: the addresses that scripts wait for."""
         self._put("info", event, fields)

@@ -17,6 +17,8 @@ import pytest
 from radiator.cli.commands import run
 from radiator.message import Message
 from radiator.store.base import Unit
+from radiator.store.file import engine
+from radiator.store.file.cache import save_index
 from radiator.store.file.engine import FileStore
 from radiator.store.file.fsio import RealFsio
 from radiator.store.file.recovery import QUEUE_HOLE
@@ -124,6 +126,73 @@ def test_check_names_place_queue_and_message(data: Path, capsys: Output) -> None
     )
     assert (finding["path"], finding["segment"]) == (str(path), int(path.stem))
     assert contents(data) == before
+
+
+def with_index(data: Path) -> Path:
+    """The store once more, stopped with a saved index; the file."""
+    fsio = RealFsio()
+    options = {
+        "segment_bytes": 32768,
+        "index_from": 0,
+        "fsio": fsio,
+        "syncer": InlineSyncer(fsio),
+        "jobs": InlineJobs(),
+    }
+    store = FileStore(str(data), **options)  # type: ignore[arg-type]
+    store.open(0.0, 1)
+    put(store, "/queue/b", b"last")
+    store.close()
+    return data / "index"
+
+
+def test_check_looks_at_the_saved_index(data: Path, capsys: Output) -> None:
+    command = ["store", "check", "--data-dir", str(data)]
+    assert run([*command, "--json"]) == 0
+    assert not capsys.readouterr().out
+    index = with_index(data)
+    assert run(command) == 0
+    told = capsys.readouterr().out
+    assert told.startswith(f"note: {index}: the saved index says what the log says, and is used by a start\n")
+    assert told.endswith("whole: no damage was found\n")
+    index.write_bytes(index.read_bytes()[:-1])
+    assert run([*command, "--json"]) == 0
+    (finding,) = lines(capsys.readouterr().out)
+    assert (finding["level"], finding["kind"], finding["path"]) == ("note", "index", str(index))
+    assert "is ignored by a start" in finding["what"]
+
+
+def test_check_of_an_index_that_differs_says_what_to_do(
+    data: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(fsio: Any, names: Any, store_id: Any, ledger: Any, *rest: Any, **options: Any) -> None:
+        ledger.kill(ledger.queues[A], 7, 7)
+        save_index(fsio, names, store_id, ledger, *rest, **options)
+
+    monkeypatch.setattr(engine, "save_index", wrong)
+    index = with_index(data)
+    assert run(["store", "check", "--data-dir", str(data)]) == 65
+    told = capsys.readouterr().out
+    assert f"damage: {index}: the saved index differs from the log: queue /queue/a: " in told
+    assert told.splitlines()[-1].startswith("DAMAGED: the log is whole; remove the saved index while no broker runs")
+    index.unlink()
+    assert run(["store", "check", "--data-dir", str(data)]) == 0
+
+
+def test_check_of_a_log_that_only_its_index_lets_start(data: Path, capsys: Output) -> None:
+    index = with_index(data)
+    path = log_files(data)[0]
+    spoilt = bytearray(path.read_bytes())
+    spoilt[4096 + 9] ^= 1
+    path.write_bytes(spoilt)
+    assert run(["store", "check", "--data-dir", str(data)]) == 65
+    told = capsys.readouterr().out
+    assert f"note: {index}: the saved index is used by a start; it was not held against the log" in told
+    assert "DAMAGED: a broker starts on this store only as long as its saved index is of use" in told
+    assert "radiator store repair" in told.splitlines()[-1]
+    assert run(["store", "repair", "--data-dir", str(data), "--yes"]) == 0
+    capsys.readouterr()
+    assert run(["store", "check", "--deep", "--data-dir", str(data)]) == 0
+    assert "the saved index is ignored by a start" in capsys.readouterr().out
 
 
 def test_check_says_why_a_broker_does_not_start(data: Path, capsys: Output) -> None:

@@ -69,6 +69,16 @@ def test_levels(pipe, level, seen):
     assert "".join(line[-1] for line in lines(log, pipe)) == seen
 
 
+@pytest.mark.parametrize(("level", "seen"), [("debug", "iwew"), ("info", "iwew"), ("warning", "wew"), ("error", "e")])
+def test_levels_of_what_is_reported(pipe, level, seen):
+    log = Log("text", level, fd=pipe[1])
+    log.report("i", level="info")
+    log.report("w", level="warning")
+    log.report("e", level="error")
+    log.report("w")
+    assert "".join(line[-1] for line in lines(log, pipe)) == seen
+
+
 @pytest.mark.parametrize("value", ["two\nlines", "\x1b[2J", "a b", 'say "x"', "", "\x85", "\u2028", "\ud800"])
 def test_a_value_from_outside_stays_one_word_of_one_line(pipe, value):
     log = Log("text", "info", fd=pipe[1])

@@ -139,7 +139,7 @@ def retry_a_failed_sync(patch: Patch) -> Faults:
 
 def trust_the_page_cache(patch: Patch) -> Faults:
     """A start after a failed sync believes what the kernel still has in memory."""
-    patch.setattr(simulate.SimDisk, "drop_cache", lambda self, fd: None)
+    patch.setattr(simulate.SimDisk, "drop_cache", lambda self, fd, *_: None)
     return {}
 
 

@@ -173,7 +173,7 @@ def test_every_harm_to_a_snapshot_is_seen_by_restore() -> None:
     paths = [path for path in built.disk.contents() if path.startswith(SNAPSHOT)]
     refused = 0
     for path in paths:
-        for at in range(0, max(1, len(built.disk.inode(path).data)), 2111):
+        for at in range(0, max(1, len(built.disk.inode(path).data)), 1511):
             disk = built.disk.copy()
             inode = disk.inode(path)
             if inode.data:

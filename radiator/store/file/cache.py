@@ -1,7 +1,8 @@
 """The saved index: what a start after a clean stop reads instead of the whole log.
 
 It is a cache. It must never be believed beyond its checksums and the clean stop that it names, make a start fail, or
-hold up a stop. Called by: `engine` (saves it after a clean stop), `recovery` (asks for it), `log` (takes it away).
+hold up a stop. Called by: `engine` (saves it after a clean stop), `recovery` (asks for it), `log` (takes it away),
+`agreement` (holds it against the log).
 
 It is good for one moment only: it names the end of the log and the watermark's sequence of the clean stop that it
 belongs to. The first write of the next run begins a new segment, which makes another end, so it is out of date from
@@ -40,7 +41,7 @@ from radiator.store.file.ledger import FileQueue, Ledger
 from radiator.store.file.segment import Segment, write_whole
 from radiator.store.file.watermark import Watermark
 
-__all__ = ["SAVE_SECONDS", "discard_index", "load_index", "save_index"]
+__all__ = ["SAVE_SECONDS", "discard_index", "load_index", "read_index", "save_index"]
 
 SAVE_SECONDS = 2.0
 """A stop does not spend more than this on it, whatever the disk does; 10 million messages need 0.5 s here."""
@@ -169,10 +170,23 @@ def load_index(
         report("saved index is not readable: the log is read instead", path=names.index, reason=str(error))
         return None
     try:
-        return _load(_Reading(fsio, fd), store_id, mark)
+        return _load(_parts(_Reading(fsio, fd), store_id, mark))
     except (OSError, ValueError, CorruptRecord) as error:
         report("saved index is damaged: the log is read instead", path=names.index, reason=str(error))
         return None
+    finally:
+        fsio.close(fd)
+
+
+def read_index(fsio: Fsio, names: Names, store_id: bytes, mark: Watermark) -> Iterator[int | Segment | FileQueue]:
+    """The saved index of the clean stop `mark` part by part: the next queue's number, the segments, the queues.
+
+    Nothing where it is of another stop. What came is to be believed only when all of it has come: OSError, ValueError
+    or CorruptRecord say that it is of no use.
+    """
+    fd = fsio.open(names.index)
+    try:
+        yield from _parts(_Reading(fsio, fd), store_id, mark)
     finally:
         fsio.close(fd)
 
@@ -235,17 +249,34 @@ class _Reading:
             raise CorruptRecord("it does not end where it should")
 
 
-def _load(reading: _Reading, store_id: bytes, mark: Watermark) -> tuple[Ledger, list[Segment]] | None:
+def _load(parts: Iterator[int | Segment | FileQueue]) -> tuple[Ledger, list[Segment]] | None:
+    ledger: Ledger | None = None
+    segments: list[Segment] = []
+    for part in parts:
+        if ledger is None:
+            assert isinstance(part, int)
+            ledger = Ledger()
+            ledger.next_queue = part
+        elif isinstance(part, Segment):
+            segments.append(part)
+        else:
+            assert isinstance(part, FileQueue)
+            ledger.queues[part.number] = part
+    return None if ledger is None else (ledger, segments)
+
+
+def _parts(reading: _Reading, store_id: bytes, mark: Watermark) -> Iterator[int | Segment | FileQueue]:
     magic, owner, end, sequence, next_queue = _HEADER.unpack(reading.header()[:-4])
     if magic != _MAGIC or owner != store_id:
         raise CorruptRecord("it is not the saved index of this store")
     if (end, sequence) != (mark.address, mark.sequence):
-        return None  # of an earlier stop
-    ledger = Ledger()
-    ledger.next_queue = next_queue
-    segments: list[Segment] = []
+        return  # of an earlier stop
+    yield next_queue
+    messages = 0
     while (payload := reading.section(_SEGMENT)) is not None:
-        segments.append(_segment(payload))
+        segment = _segment(payload)
+        messages -= segment.live
+        yield segment
     while (payload := reading.section(_QUEUE)) is not None:
         if len(payload) < _QUEUE_ROW.size:
             raise CorruptRecord("a queue is cut short")
@@ -254,12 +285,11 @@ def _load(reading: _Reading, store_id: bytes, mark: Watermark) -> tuple[Ledger, 
         queue.index.load(reading.pieces())
         if queue.index.live != live:
             raise CorruptRecord(f"queue {queue.name} has {queue.index.live} messages, not {live}")
-        ledger.queues[number] = queue
+        messages += live
+        yield queue
     reading.check_end()
-    messages = sum(queue.index.live for queue in ledger.queues.values())
-    if messages != sum(segment.live for segment in segments):
-        raise CorruptRecord(f"its queues have {messages} messages, its segments do not")
-    return ledger, segments
+    if messages:
+        raise CorruptRecord("its queues have another number of messages than its segments")
 
 
 def _segment(payload: memoryview) -> Segment:

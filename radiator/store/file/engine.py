@@ -36,6 +36,7 @@ from radiator.store.file.reads import Reads
 from radiator.store.file.reclaim import Reclaim
 from radiator.store.file.record import MAX_PAYLOAD, BatchWriter
 from radiator.store.file.recovery import Report, recover
+from radiator.store.file.scrub import Scrub
 from radiator.store.file.segment import OPENING_OFFSET, Birth, address_of
 from radiator.store.file.spares import SPARES, Spares
 from radiator.store.file.stall import StallWatch
@@ -58,8 +59,8 @@ class FileStore(Store):
     `fsync` is "always", "interval" (every `interval_ms`) or "never". A segment closes at the first batch that ends past
     `segment_bytes`; `has_room` turns false when the open batch has `buffer_bytes`. The store closes `syncer` and `jobs`
     when it is closed. With less than `stop_free` bytes free in the file system, puts are refused. `report(event,
-    **fields)` tells an operator. `entropy(n)` gives the id of a new store. A stop saves the index where the log has
-    more than `index_from` bytes; `clock` bounds the time that this takes.
+    **fields)` tells an operator; see `Report`. `entropy(n)` gives the id of a new store. A stop saves the index where
+    the log has more than `index_from` bytes; `clock` bounds the time that this takes.
     """
 
     def __init__(
@@ -166,6 +167,15 @@ class FileStore(Store):
             store_id=form.store_id,
             segment_bytes=self._segment_bytes,
             room_bytes=self._buffer_bytes,
+            report=self._report,
+        )
+        self._scrub = Scrub(
+            recovered,
+            quarantine,
+            fsio=fsio,
+            jobs=self._jobs,
+            names=names,
+            store_id=form.store_id,
             report=self._report,
         )
         self._stalls = tuple(StallWatch(self._report) for _ in self._log.works)
@@ -336,6 +346,7 @@ class FileStore(Store):
             self._spares.tick(now),
             log.mark(now),
             self._reclaim.tick(now),
+            self._scrub.tick(now),
             *(stall.look(work, self._names.log, now) for stall, work in zip(self._stalls, log.works, strict=True)),
             now + _SWEEP_SECONDS if self._ledger.dropping and self._ledger.sweep() else None,
             self._next_sync if self._interval else None,
@@ -348,6 +359,8 @@ class FileStore(Store):
 
     def close(self) -> None:
         try:
+            if self._opened:
+                self._scrub.stop()
             if self._opened and self._log.failed is None:
                 self._reclaim.stop()
                 mark = self._log.stop()

@@ -71,8 +71,8 @@ class Fsio(Protocol):
     def truncate(self, fd: int, length: int) -> None:
         """Cut the file to `length` bytes."""
 
-    def drop_cache(self, fd: int) -> None:
-        """Forget the file's clean pages, so that the next read asks the device."""
+    def drop_cache(self, fd: int, offset: int = 0, length: int = 0) -> None:
+        """Forget the file's clean pages from `offset` on, so that the next read asks the device; 0: to its end."""
 
     def rename(self, source: str, target: str) -> None:
         """Give a file another name in the same file system, replacing what had it."""
@@ -196,9 +196,9 @@ class RealFsio:
     def truncate(self, fd: int, length: int) -> None:
         os.ftruncate(fd, length)
 
-    def drop_cache(self, fd: int) -> None:
+    def drop_cache(self, fd: int, offset: int = 0, length: int = 0) -> None:
         if sys.platform != "darwin":
-            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.posix_fadvise(fd, offset, length, os.POSIX_FADV_DONTNEED)
 
     def rename(self, source: str, target: str) -> None:
         os.rename(source, target)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, cast
 from radiator.errors import CorruptRecord, StoreDamaged
 from radiator.message import Message
 from radiator.store.base import Progress, Reason
+from radiator.store.file.agreement import hold_index
 from radiator.store.file.format import Names
 from radiator.store.file.fsio import Fsio
 from radiator.store.file.record import (
@@ -108,7 +109,8 @@ def check(fsio: Fsio, names: Names, *, deep: bool = False, progress: Progress = 
                 refusal = f"{damage[0].path}: {damage[0].what}"
             if refusal is not None and not damage:
                 found.find("start", names.log, refusal)
-                damage = [found.findings[-1]]
+            hold_index(found)
+            damage = [finding for finding in found.findings if finding.damage]
         except BaseException:
             found.close()
             raise

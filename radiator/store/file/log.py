@@ -161,6 +161,11 @@ class Log:
         return self._first
 
     @property
+    def birth(self) -> bool:
+        """A segment is being born, and the open batch waits for it."""
+        return self._birth
+
+    @property
     def works(self) -> tuple[object, object, object]:
         """What the disk has in hand: a batch, a job, a timed sync; another object for another piece, None for none."""
         return self._flight, self._job, self._sync_job
@@ -224,6 +229,9 @@ class Log:
         if writer.empty or self._birth or self._overdue:
             return
         if not self._fits(writer):
+            if self._ours and tail.end == self._first:
+                self._enlarge()
+                return
             if self._spares.full and self._spares.path() is None:
                 self._upkeep()  # the blocks of a dead segment may be all that the next one can have
                 if self._dead_at:
@@ -241,16 +249,9 @@ class Log:
         self._syncer.submit(tail.fd, data, tail.end, sync)
 
     def _fits(self, writer: BatchWriter) -> bool:
-        """May this be the next batch of the newest segment? Its blocks must be reserved: a write must not meet ENOSPC.
-
-        (The exception is a giant: larger than a segment, with more put in while its segment was born.)
-        """
+        """May this be the next batch of the newest segment? Its blocks must be reserved: a write must not meet ENOSPC."""
         tail = self.tail
-        if not self._ours:
-            return False
-        if tail.end == self._first:
-            return True
-        return tail.end < self._capacity and tail.end + writer.size + BLOCK <= tail.allocated
+        return self._ours and tail.end < self._capacity and tail.end + writer.size + BLOCK <= tail.allocated
 
     def may_copy(self, victim: Segment) -> bool:
         """May what lives in `victim` be written again, so that the segment can go?
@@ -358,6 +359,26 @@ class Log:
         if self._flight is None:
             self._submit()
         self._upkeep()
+
+    def _enlarge(self) -> None:
+        """The newest segment is empty, and the open batch outgrew it while it was born: reserve what is missing."""
+        if self._job is not None:
+            return
+        tail, fsio = self.tail, self._fsio
+        size = tail.end + 2 * self.filling.size + BLOCK  # twice: more may be put in meanwhile, and for ever
+
+        def enlarge() -> None:
+            fsio.allocate(tail.fd, size)
+            fsio.sync(tail.fd)
+
+        def enlarged(_: None) -> None:
+            tail.allocated = size
+            self._birth = False
+            if self._flight is None:
+                self._submit()
+
+        self._birth = True
+        self._run(enlarge, enlarged, f"{self._names.segment(tail.number)} cannot be made larger")
 
     def _upkeep(self) -> None:
         """Note what is damaged; remove what is dead, once all that killed it is synced; then see to the spares."""

@@ -5,10 +5,12 @@
 
 The note comes first: whatever is lost in a crash, a segment with a damaged message in it is never unlinked. It must
 never let a damaged message out, nor write before the store writes by itself (a recovery changes nothing).
-Called by: `engine` (what a delivery found), `reclaim` (what a copy found), `log` (when the notes are written).
+Called by: `engine` (what a delivery found), `reclaim` (what a copy found), `scrub` (what it found in the log), `log`
+(when the notes are written).
 
 A note is UTF-8 text, a line for each message: queue number, id, offset in the segment, queue name and reason, separated
-by tabs. It stays when the segment has come to quarantine/.
+by tabs; the line about damage that is no message's has - for number, id and name. It stays when the segment has come to
+quarantine/.
 """
 
 from __future__ import annotations
@@ -121,9 +123,16 @@ class Quarantine:
         self._note(queue, id, address, why)
         self._waiting.append((queue, id))
 
+    def keep(self, number: int, offset: int, why: str) -> None:
+        """Segment `number` is damaged at `offset`, in no message: it is never unlinked, whatever lives in it or not."""
+        self._ledger.segments[number].damaged = True
+        self._write_down(number, f"-\t-\t{offset}\t-\t{why}")
+
     def _note(self, queue: FileQueue, id: int, address: int, why: str) -> None:
-        number = address >> 32
-        line = f"{queue.number}\t{id}\t{address & 0xFFFFFFFF}\t{queue.name}\t{why}".replace("\n", " ")
+        self._write_down(address >> 32, f"{queue.number}\t{id}\t{address & 0xFFFFFFFF}\t{queue.name}\t{why}")
+
+    def _write_down(self, number: int, line: str) -> None:
+        line = line.replace("\n", " ")
         lines = self._lines.setdefault(number, [])
         if line not in lines:
             lines.append(line)

@@ -19,7 +19,7 @@ from radiator.store.file.record import decode_message
 from radiator.store.file.recovery import Report
 from radiator.store.file.syncer import JobRunner
 
-__all__ = ["Reads"]
+__all__ = ["DAMAGE_ERRORS", "Reads"]
 
 _GROUP_BYTES = 256 << 10
 """What one read fetches at most, unless a single message is larger."""
@@ -28,7 +28,7 @@ _GAP_BYTES = 16 << 10
 _WARM_QUEUES = 64
 """How many queues may hold what a cold read brought; the oldest is dropped."""
 
-_DAMAGE = frozenset(
+DAMAGE_ERRORS = frozenset(
     getattr(errno, name)
     for name in ("EIO", "EBADMSG", "EUCLEAN", "EILSEQ", "ENODATA", "EREMOTEIO", "EFTYPE")
     if hasattr(errno, name)
@@ -149,7 +149,7 @@ class Reads:
             segment.readers -= 1
             queue.reading = False
             if isinstance(error, OSError):
-                if error.errno not in _DAMAGE:
+                if error.errno not in DAMAGE_ERRORS:
                     self._postpone(queue, error)
                     return
             elif error is not None:

@@ -38,15 +38,13 @@ from radiator.store.file.fsio import Fsio
 from radiator.store.file.ledger import Ledger
 from radiator.store.file.quarantine import Quarantine
 from radiator.store.file.record import (
-    HEADER_BYTES,
     PUT,
     decode_batch,
-    decode_batch_header,
     decode_message,
     decode_references,
 )
 from radiator.store.file.recovery import Report
-from radiator.store.file.segment import OPENING_OFFSET, Segment, address_of
+from radiator.store.file.segment import OPENING_OFFSET, Segment, address_of, read_batches
 from radiator.store.file.syncer import JobRunner
 
 if TYPE_CHECKING:
@@ -293,8 +291,8 @@ class Reclaim:
                 self._drop()
                 return
             if self._survivors:
-                if log.filling.size >= self._room_bytes:
-                    return
+                if log.filling.size >= self._room_bytes or log.birth:
+                    return  # the next segment has room for the batch as it was when the birth began
                 self._append()
             elif self._living or self._offset < victim.end:
                 self._advance(victim)
@@ -405,20 +403,16 @@ class Reclaim:
         """In a job: as many whole batches as fit a piece, one at least. OSError, CorruptRecord."""
         fsio, store_id = self._fsio, self._store_id
         start = address_of(victim.number, offset)
-        data = memoryview(fsio.read(victim.fd, offset, min(self._piece_bytes, victim.end - offset)))
-        length = decode_batch_header(data[:HEADER_BYTES], start, store_id).length
-        if length > len(data):
-            data = memoryview(fsio.read(victim.fd, offset, min(length, victim.end - offset)))
+        data, batches = read_batches(
+            lambda at, length: fsio.read(victim.fd, at, length), start, victim.end, self._piece_bytes, store_id
+        )
         places: list[tuple[int, int, int, int]] = []
-        at = 0
-        while at + HEADER_BYTES <= len(data):
-            length = decode_batch_header(data[at : at + HEADER_BYTES], start + at, store_id).length
-            if at and at + length > len(data):
-                break
+        end = offset
+        for at, length in batches:
             events = decode_batch(data[at:], start + at, store_id, False)
             places.extend(event[1:5] for event in events if event[0] == PUT)
-            at += length
-        return _Piece(data, start, offset + at, places)
+            end += length
+        return _Piece(data, start, end, places)
 
     def _sift(self, piece: _Piece) -> None:
         """Find out what of a piece lives, each record once."""

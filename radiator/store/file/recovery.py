@@ -54,16 +54,20 @@ class Report(Protocol):
     """What an operator should hear of; the engine's `report` callback."""
 
     def __call__(self, event: str, **fields: Any) -> None:
-        """`event` in a few words, and what belongs to it."""
+        """`event` in a few words, and what belongs to it. A warning, where `level` says neither "info" nor "error"."""
 
 
 class Recovered(NamedTuple):
-    """The outcome of a recovery. `tail` is T and ends at X; `clean` says that a clean stop came last."""
+    """The outcome of a recovery. `tail` is T and ends at X; `clean` says that a clean stop came last.
+
+    `from_index` says that the saved index was used: of the log only `tail` was read.
+    """
 
     ledger: Ledger
     tail: Segment
     clean: bool
     watermark: Watermark | None
+    from_index: bool = False
 
 
 class _Window:
@@ -187,7 +191,7 @@ def _recover(
     if stopped is not None and reader.window.size == stopped.address & 0xFFFFFFFF:
         saved = _saved(fsio, names, store_id, numbers, report, stopped, reader, opened)
         if saved is not None:
-            return Recovered(saved, saved.segments[newest], True, stopped)
+            return Recovered(saved, saved.segments[newest], True, stopped, from_index=True)
     opening_end, events = reader.opening()
     tail = ledger.segments[newest] = Segment(newest, reader.fd, opening_end)
     ledger.apply(events, tail)
@@ -224,8 +228,8 @@ def _saved(
 ) -> Ledger | None:
     """The state as the clean stop saved it, if that can be trusted and every segment in it is there; else None.
 
-    The newest segment is verified to its end. Of the older ones only the headers are, and deliveries verify the
-    messages: damage elsewhere refuses no start before the next one that reads them.
+    The newest segment is verified to its end. Of the older ones only the headers are; deliveries verify the messages,
+    and `scrub` reads all that was not read here. Damage in them refuses no start before the next one that reads them.
     """
     found = load_index(fsio, names, store_id, stopped, report)
     if found is None:

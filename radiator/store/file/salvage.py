@@ -2,11 +2,12 @@
 
 It must never write, and never take a record whose checksums do not fit. Bodies may hold anything, also copies of a log:
 so records are never searched for, only followed from the start of their batch; batches are recognised by the address
-and the store that they name. Called by: `survey`, `replay`, `snapshot`.
+and the store that they name. Called by: `survey`, `replay`, `snapshot`; `scrub` reads around bad blocks as this does.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from struct import Struct
 from typing import Any, NamedTuple
 from zlib import crc32
@@ -16,13 +17,26 @@ from radiator.store.file.fsio import Fsio
 from radiator.store.file.record import BLOCK, HEADER_BYTES, MAX_PAYLOAD, decode_batch, decode_batch_header
 from radiator.store.file.segment import address_of, where
 
-__all__ = ["Batch", "SegmentFile"]
+__all__ = ["Batch", "SegmentFile", "read_around"]
 
 Event = tuple[Any, ...]
 
 _WINDOW_BYTES = 1 << 20
 _HEAD = Struct("<IBBHIIII")
 _BATCH = Struct("<QQIIII16sII")
+
+
+def read_around(fsio: Fsio, fd: int, offset: int, length: int, failed: Callable[[OSError], None]) -> memoryview:
+    """`length` bytes block by block, zeros for those that cannot be read: `failed` hears of each, and may raise."""
+    pieces: list[bytes | memoryview] = []
+    for start in range(offset, offset + length, BLOCK):
+        wanted = min(BLOCK, offset + length - start)
+        try:
+            pieces.append(fsio.read(fd, start, wanted))
+        except OSError as error:
+            failed(error)
+            pieces.append(bytes(wanted))
+    return memoryview(b"".join(pieces))
 
 
 class Batch(NamedTuple):
@@ -87,13 +101,7 @@ class SegmentFile:
         try:
             return self.get(offset, length)
         except CorruptRecord:
-            pieces = []
-            for start in range(offset, min(offset + length, self.size), BLOCK):
-                try:
-                    pieces.append(bytes(self._fsio.read(self.fd, start, min(BLOCK, offset + length - start))))
-                except OSError:
-                    pieces.append(bytes(min(BLOCK, offset + length - start)))
-            return memoryview(b"".join(pieces))
+            return read_around(self._fsio, self.fd, offset, min(length, self.size - offset), lambda error: None)
 
     def batch(self, offset: int, *, payloads: bool) -> Batch:
         """The batch at `offset`. CorruptRecord where it does not verify; damaged payloads of messages are listed."""

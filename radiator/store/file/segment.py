@@ -1,7 +1,8 @@
 """One segment of the log: the file, how far it is written, what in it is still needed; and its birth.
 
 It must never write into a segment that is not the newest, nor let a segment be seen before it is whole.
-Called by: `engine` (births, in a job), `ledger` (what lives in it), `recovery` (opens what is there), `reclaim`.
+Called by: `engine` (births, in a job), `ledger` (what lives in it), `recovery` (opens what is there), `reclaim` and
+`scrub` (read on in it).
 
     birth: sync the predecessor's tail ▸ header + opening batch into a temporary file ▸ allocate ▸ sync ▸ rename ▸
            sync the directory ▸ watermark (synced) ▸ cut the predecessor to its end
@@ -14,13 +15,15 @@ from __future__ import annotations
 import errno
 from array import array
 from bisect import bisect_left
+from collections.abc import Callable
 
+from radiator.errors import CorruptRecord
 from radiator.store.file.format import Names
 from radiator.store.file.fsio import Fsio
-from radiator.store.file.record import BLOCK, encode_segment_header
+from radiator.store.file.record import BLOCK, HEADER_BYTES, decode_batch_header, encode_segment_header
 from radiator.store.file.watermark import Watermark, write_watermark
 
-__all__ = ["FULL_ERRORS", "OPENING_OFFSET", "Birth", "Segment", "address_of", "where"]
+__all__ = ["FULL_ERRORS", "OPENING_OFFSET", "Birth", "Segment", "address_of", "read_batches", "where"]
 
 FULL_ERRORS = frozenset((errno.ENOSPC, errno.EDQUOT))
 """What says that a file could not have its blocks."""
@@ -232,3 +235,28 @@ def write_whole(fsio: Fsio, fd: int, data: bytes | memoryview, offset: int) -> N
     view = memoryview(data)
     while done < len(view):
         done += fsio.write(fd, view[done:], offset + done)
+
+
+def read_batches(
+    read: Callable[[int, int], bytes | memoryview], start: int, end: int, limit: int, store_id: bytes
+) -> tuple[memoryview, list[tuple[int, int]]]:
+    """As many whole batches as fit `limit` bytes, one at least, from the address `start` in a segment that has `end`.
+
+    Their bytes, by `read(offset, length)`, and of each where it begins in these and its length. Only the headers are
+    looked at. CorruptRecord where no batch begins at `start`; what comes behind is met by whoever reads on.
+    """
+    offset = start & 0xFFFFFFFF
+    data = memoryview(read(offset, min(limit, end - offset)))
+    length = decode_batch_header(data[:HEADER_BYTES], start, store_id).length
+    if length > len(data):
+        data = memoryview(read(offset, min(length, end - offset)))
+    batches: list[tuple[int, int]] = []
+    at = 0
+    while not at or at + length <= len(data):
+        batches.append((at, length))
+        at += length
+        try:
+            length = decode_batch_header(data[at : at + HEADER_BYTES], start + at, store_id).length
+        except CorruptRecord:
+            break
+    return data, batches

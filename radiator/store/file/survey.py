@@ -177,6 +177,8 @@ def _note(found: Survey, path: str) -> set[tuple[int, int]]:
         return noted
     for line in text.splitlines():
         number, id, offset, name, why = (line.split("\t", 4) + [""] * 5)[:5]
+        if number == id == "-" and offset.isdecimal():
+            found.find("quarantine", path, f"its segment is damaged: {why}", damage=False, offset=int(offset))
         if not (number.isdecimal() and id.isdecimal() and offset.isdecimal()):
             continue
         noted.add((int(number), int(id)))
