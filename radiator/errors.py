@@ -17,6 +17,7 @@ __all__ = [
     "StoreError",
     "StoreFailed",
     "StoreLocked",
+    "TurnSpent",
 ]
 
 
@@ -49,6 +50,10 @@ class Refused(RadiatorError):
 
 class StoreBusy(RadiatorError):
     """There is no room in the commit buffers at the moment: try the same call again after the next completion."""
+
+
+class TurnSpent(RadiatorError):
+    """This turn has handed out as many copies as one may: try the same call again in the next."""
 
 
 class StoreError(RadiatorError):

@@ -1,35 +1,43 @@
 """The broker: every destination by name, every client, and handing ready messages out at the end of a turn.
 
     Client.send ─▶ Queue/Fanout/Topic ─▶ commit ─▶ store.append        (during a turn: memory only)
+    begin_turn: what the turn before left unpublished
     dispatch:  dirty queues ─claim─▶ rings ─▶ Client.hold ─▶ Peer.deliver      (at its end)
     durable(n): what waited for the disk in other engines, then the receipts
 
 It must never touch bytes of a protocol, a file, a clock or a greenlet, and never promise a receipt before `committed`
-reached its number. Called by: the server (builds it, `dispatch`), the session (through its `Client`), the file store
-(`durable`).
+reached its number. Called by: the server (builds it, `begin_turn`, `dispatch`), the session (through its `Client`), the
+file store (`durable`).
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterable
+from itertools import islice
+from typing import Any, Final, NamedTuple, Protocol
 
 from radiator.broker.catalogue import Catalogue, shown
 from radiator.broker.client import Client
 from radiator.broker.fanout import Fanout
 from radiator.broker.graveyard import Ticket
+from radiator.broker.idle import Idle
 from radiator.broker.peer import Peer
 from radiator.broker.queue import Queue
 from radiator.broker.topic import Topic
 from radiator.broker.transaction import Parts
 from radiator.config.schema import Config, Destination
-from radiator.errors import ConfigError, Refused, StoreBusy
+from radiator.errors import ConfigError, Refused, StoreBusy, TurnSpent
 from radiator.message import Message
 from radiator.store.base import Store, StoreQueue, Unit
 from radiator.store.memory import Bounds, MemoryStore
 
-__all__ = ["Broker", "Report", "Target"]
+__all__ = ["TURN_COPIES", "Broker", "Report", "Target"]
+
+TURN_COPIES: Final = 50_000
+"""Copies made for the subscribers of topics and the queues of fanouts after which the next SEND to one waits for the
+next turn. All sockets wait for them, tens of milliseconds; were it much less, most of the time would go into sends of
+few bytes to each of a crowd."""
 
 TOTALS = ("ready", "in_flight", "put", "delivered", "acked", "returned", "dead_lettered", "dropped")
 
@@ -50,11 +58,10 @@ class Target(Protocol):
 
 
 class Later(NamedTuple):
-    """The part of a unit in memory, which waits until `number` is durable."""
+    """A unit in memory, or one message for a topic: it waits until `number` is durable, and for its turn."""
 
     number: int
-    memory: Unit | None
-    publications: list[tuple[Topic, Message]]
+    part: Unit | tuple[Topic, Message]
 
 
 class Broker:
@@ -90,11 +97,14 @@ class Broker:
         self.filled: list[Queue] = []
         self.waiters: deque[tuple[int, Client]] = deque()
         self.deferred_topics: dict[str, int] = {}
+        self.copies = 0
+        self.idle = Idle()
         self._dirty: deque[Queue] = deque()
         self._later: deque[Later] = deque()
         self._stuck: list[Queue] = []
         self._to_close: list[Client] = []
         self._publications = 0
+        self._past = dict.fromkeys(TOTALS, 0)
         self._adopt()
         for settings in self.catalogue.exact.values():
             if settings.type == "queue" and settings.name not in self.targets:
@@ -116,12 +126,19 @@ class Broker:
     # -- destinations
 
     def create(self, name: str) -> Target:
-        """Make the destination `name` (of a topic, just one to publish into). Refused where that is not allowed."""
+        """Make the destination `name` (of a topic, just one to publish into).
+
+        Refused where that is not allowed. StoreBusy: nothing happened.
+        """
         settings = self.catalogue.settings(name)
         if settings.type == "topic":
             return Topic(self, name, drop_slow=settings.slow == "drop", kept=False)
-        self._check_limit()
-        return self._make(settings)
+        if len(self.queues) >= self.config.limits.queues:
+            self._make_room()
+        target = self._make(settings)
+        if isinstance(target, Queue):
+            self.idle.note(target)
+        return target
 
     def consumable(self, name: str) -> Queue | Topic:
         """The queue or topic that a SUBSCRIBE names, made where that is allowed. Refused where not, or for a fanout."""
@@ -133,10 +150,16 @@ class Broker:
             return target
         raise Refused(f"{shown(name)} is a fanout: subscribe to one of its queues")
 
-    def forsake(self, topic: Topic) -> None:
-        """A subscriber has left `topic`: one that is not configured goes with its last."""
-        if not topic.kept and not topic.subscriptions:
-            self.targets.pop(topic.name, None)
+    def forsake(self, target: Topic | Queue) -> None:
+        """A subscriber has left a topic, or the last one a queue.
+
+        A topic that is not configured goes with its last; such a queue may go when another one needs its place.
+        """
+        if isinstance(target, Queue):
+            if target.name not in self.catalogue.exact and not target.refusal:
+                self.idle.note(target)
+        elif not target.kept and not target.subscriptions:
+            self.targets.pop(target.name, None)
 
     def dead_letters_of(self, queue: Queue) -> Queue | None:
         """Where the dead letters of `queue` go; None: nowhere."""
@@ -148,10 +171,18 @@ class Broker:
         self._publications += 1
         return self._publications
 
-    def _check_limit(self) -> None:
-        limit = self.config.limits.queues
-        if len(self.queues) >= limit:
-            raise Refused(f"too many queues: limits.queues is {limit}")
+    def _make_room(self) -> None:
+        """Drop a queue that a client made and nobody needs. Refused where there is none. StoreBusy: try it again."""
+        if self.file_store is not None and not self.file_store.has_room():
+            raise StoreBusy  # whoever makes and drops queues without end must wait for the disk like everybody
+        queue = self.idle.take()
+        if queue is None:
+            raise Refused(f"too many queues: limits.queues is {self.config.limits.queues}")
+        for figure, value in _figures(queue).items():
+            self._past[figure] += value
+        del self.targets[queue.name]
+        del self.queues[queue.handle]
+        queue.store.drop(queue.handle)
 
     def _make(self, settings: Destination) -> Target:
         """Make a destination as `settings` say; the queues of a fanout are there already."""
@@ -212,7 +243,9 @@ class Broker:
                 refusal = f"{shown(name)} is not configured any more: it can be consumed, not sent to"
                 self._make_queue(Destination(name, "queue", persistent=True), handle, refusal)
             elif settings.type == "queue" and settings.persistent:
-                self._make_queue(settings, handle)
+                queue = self._make_queue(settings, handle)
+                if name not in self.catalogue.exact:
+                    self.idle.note(queue)
             elif stored:
                 wanted = "a memory queue" if settings.type == "queue" else f"a {settings.type}"
                 raise ConfigError(
@@ -229,8 +262,11 @@ class Broker:
         """Do all of `parts`, or nothing; the number at which what is on disk is durable.
 
         The part in memory is checked and its room reserved first; it is applied when that number is durable, where it
-        cannot fail, and never before what was deferred earlier. Refused, StoreBusy: nothing happened.
+        cannot fail, and never before what was deferred earlier. What a turn may not publish any more follows in the
+        next. Refused, StoreBusy, TurnSpent: nothing happened.
         """
+        if parts.copies or parts.publications:
+            self.check_turn()
         durable = parts.durable
         memory = parts.memory
         if durable is not None:
@@ -240,6 +276,7 @@ class Broker:
             self.file_store.check(durable)
         if memory is not None:
             self.memory_store.check(memory)
+        self.copies += parts.copies
         number = 0
         if durable is not None and self.file_store is not None:
             number = self.file_store.append(durable)
@@ -249,12 +286,16 @@ class Broker:
         if memory is not None:
             self._count(memory)
         if number > self.committed or self._is_behind(parts):
-            self._defer(number, parts)
-        else:
-            if memory is not None:
-                self.memory_store.append(memory)
-            for topic, message in parts.publications:
-                self._publish(topic, message)
+            self._defer(number, memory, parts.publications)
+            return number
+        if memory is not None:
+            self.memory_store.append(memory)
+        for place, (topic, message) in enumerate(parts.publications):
+            if self.turn_is_spent:
+                self._defer(0, None, islice(parts.publications, place, None))
+                self.wake()
+                break
+            self._publish(topic, message)
         return number
 
     def _count(self, unit: Unit) -> None:
@@ -274,20 +315,21 @@ class Broker:
             for handle in handles
         )
 
-    def _defer(self, number: int, parts: Parts) -> None:
-        if parts.memory is not None:
-            self.memory_store.reserve(parts.memory)
-        for topic, _ in parts.publications:
-            self.deferred_topics[topic.name] = self.deferred_topics.get(topic.name, 0) + 1
+    def _defer(self, number: int, memory: Unit | None, publications: Iterable[tuple[Topic, Message]]) -> None:
         # What has no number of its own (0) follows what it must not overtake: they are applied in this order.
-        self._later.append(Later(number, parts.memory, parts.publications))
+        if memory is not None:
+            self.memory_store.reserve(memory)
+            self._later.append(Later(number, memory))
+        for publication in publications:
+            name = publication[0].name
+            self.deferred_topics[name] = self.deferred_topics.get(name, 0) + 1
+            self._later.append(Later(number, publication))
 
     def durable(self, number: int) -> None:
         """The file store's batches up to `number` have reached what the fsync policy promises."""
         self.committed = number
-        later = self._later
-        while later and later[0].number <= number:
-            self._apply(later.popleft())
+        if self._later:
+            self._catch_up()
         waiters = self.waiters
         while waiters and waiters[0][0] <= number:
             # Also where the client is closed: a session that ends still gives out the receipts it owes.
@@ -297,10 +339,18 @@ class Broker:
             for queue in stuck:
                 queue.mark()
 
-    def _apply(self, later: Later) -> None:
-        if later.memory is not None:
-            self.memory_store.apply(later.memory)
-        for topic, message in later.publications:
+    def _catch_up(self) -> None:
+        """Apply what is not waiting for the disk any more, as far as this turn may; the next goes on."""
+        later = self._later
+        while later and later[0].number <= self.committed:
+            if self.turn_is_spent:
+                self.wake()
+                return
+            part = later.popleft().part
+            if isinstance(part, Unit):
+                self.memory_store.apply(part)
+                continue
+            topic, message = part
             left = self.deferred_topics[topic.name] - 1
             if left:
                 self.deferred_topics[topic.name] = left
@@ -323,7 +373,23 @@ class Broker:
             return False
         return ticket is None or (ticket.number is not None and ticket.number <= self.committed)
 
-    # -- the end of a turn
+    # -- turns
+
+    @property
+    def turn_is_spent(self) -> bool:
+        """Have as many copies been made in this turn as one may?"""
+        return self.copies >= TURN_COPIES
+
+    def check_turn(self) -> None:
+        """Whoever is about to make copies asks first. TurnSpent where the next turn must do that."""
+        if self.copies >= TURN_COPIES:
+            raise TurnSpent
+
+    def begin_turn(self) -> None:
+        """As many copies may be made again; those that are left from the turn before come first."""
+        self.copies = 0
+        if self._later:
+            self._catch_up()
 
     def mark(self, queue: Queue) -> None:
         """`queue` has become dirty."""
@@ -367,15 +433,8 @@ class Broker:
         """Figures for whoever asks: of every queue and topic, and totals. Not for hot paths."""
         queues = {
             queue.name: {
-                "ready": queue.handle.ready,
-                "in_flight": queue.handle.in_flight,
                 "consumers": sum(len(seat.subscriptions) for seat in queue.seats.values()),
-                "put": queue.put_count,
-                "delivered": queue.delivered,
-                "acked": queue.acked,
-                "returned": queue.returned,
-                "dead_lettered": queue.dead_lettered,
-                "dropped": queue.dropped + getattr(queue.handle, "dropped", 0),
+                **_figures(queue),
             }
             for queue in self.queues.values()
         }
@@ -394,19 +453,26 @@ class Broker:
             "topics": topics,
             "published": self._publications,
             "totals": {
-                figure: sum(queue[figure] for queue in queues.values())
-                for figure in (
-                    "ready",
-                    "in_flight",
-                    "put",
-                    "delivered",
-                    "acked",
-                    "returned",
-                    "dead_lettered",
-                    "dropped",
-                )
+                figure: before + sum(queue[figure] for queue in queues.values())
+                for figure, before in self._past.items()
             },
         }
+
+
+def _figures(queue: Queue) -> dict[str, int]:
+    """What counts in the totals, also once `queue` is gone."""
+    handle = queue.handle
+    values = (
+        handle.ready,
+        handle.in_flight,
+        queue.put_count,
+        queue.delivered,
+        queue.acked,
+        queue.returned,
+        queue.dead_lettered,
+        queue.dropped + getattr(handle, "dropped", 0),
+    )
+    return dict(zip(TOTALS, values, strict=True))
 
 
 def _nobody() -> None:

@@ -95,7 +95,7 @@ class Client:
     def send(self, destination: str, message: Message, transaction: str | None = None) -> None:
         """SEND: put or publish `message`, or keep it for the COMMIT of `transaction`.
 
-        Refused: no such destination, a limit. StoreBusy: no room at the moment, try the same call again.
+        Refused: no such destination, a limit. StoreBusy, TurnSpent: not at the moment, try the same call again.
         """
         broker = self.broker
         target = broker.targets.get(destination) or broker.create(destination)
@@ -105,9 +105,12 @@ class Client:
                 self.note(number)
             return
         opened = self._transaction(transaction)
-        if isinstance(target, Queue) and target.refusal:
-            raise Refused(target.refusal)
+        queue = target if isinstance(target, Queue) else None
+        if queue is not None and queue.refusal:
+            raise Refused(queue.refusal)
         self._buffer(opened, len(message.block) + len(message.body) + OPERATION_BYTES)
+        if queue is not None:
+            queue.promised += 1
         opened.sends.append((target, message))
 
     def note(self, number: int) -> None:
@@ -138,7 +141,7 @@ class Client:
         """SUBSCRIBE, or a new window for the subscription of that id (without one: of that destination).
 
         `prefetch` is in messages, 1 where None, capped at `max_prefetch`. Refused: no such destination, a fanout, a
-        limit, an id in use for something else, an unknown `ack`.
+        limit, an id in use for something else, an unknown `ack`. StoreBusy: try the same call again.
         """
         if ack not in ACK_MODES:
             raise Refused(f"ack must be auto, client or client-individual, not {ack!a}")
@@ -450,7 +453,7 @@ class Client:
     def commit(self, name: str) -> None:
         """COMMIT: SENDs and ACKs in one piece, then the NACKs, each on its own; receipts wait for all of it.
 
-        Refused: no such transaction, a full queue. StoreBusy: try it again. Either way nothing happened.
+        Refused: no such transaction, a full queue. StoreBusy, TurnSpent: try it again. Either way nothing happened.
         """
         opened = self._transaction(name)
         self.note(self.broker.commit(opened.parts()))
@@ -500,7 +503,9 @@ class Client:
     def _forget(self, name: str) -> None:
         """The transaction has ended."""
         assert self.transactions is not None
-        del self.transactions[name]
+        for target, _ in self.transactions.pop(name).sends:
+            if isinstance(target, Queue):
+                target.promised -= 1
 
     # -- the end
 

@@ -32,13 +32,17 @@ class Fanout:
         self.memory = tuple(queue.handle for queue in queues if not queue.persistent)
 
     def put(self, message: Message) -> int:
-        """Put `message` into every queue; the number at which it is durable. Refused, StoreBusy: nothing happened."""
+        """Put `message` into every queue; the number at which it is durable.
+
+        Refused, StoreBusy, TurnSpent: nothing happened.
+        """
         parts = Parts()
         self.stage(message, parts)
         return self.broker.commit(parts)
 
     def stage(self, message: Message, parts: Parts) -> None:
         """Let `message` be put with the rest of a unit."""
+        parts.copies += len(self.queues)
         if self.durable:
             parts.put(message, self.durable, True)
         if self.memory:

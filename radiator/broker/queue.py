@@ -62,7 +62,8 @@ class Queue:
     """One queue: its settings, its side in a store, its consumers.
 
     `refusal` is why nobody may send to it (empty: everybody may). `waiting` says that the store may have ready messages
-    that found no consumer; `dirty` that the queue stands in the broker's list of those to hand out.
+    that found no consumer; `dirty` that the queue stands in the broker's list of those to hand out. `promised` counts
+    the SENDs to it in open transactions.
     """
 
     __slots__ = (
@@ -80,6 +81,7 @@ class Queue:
         "max_deliveries",
         "name",
         "persistent",
+        "promised",
         "put_count",
         "refusal",
         "returned",
@@ -120,6 +122,7 @@ class Queue:
         self.dirty = False
         self.stamp = 0
         self.stale = 0
+        self.promised = 0
         self.put_count = self.delivered = self.acked = self.returned = self.dead_lettered = self.dropped = 0
         handle.on_ready = self.on_ready
 
@@ -154,6 +157,13 @@ class Queue:
         self.waiting = True
         if not self.dirty and (self.ring or self.doomed):
             self.mark()
+
+    @property
+    def is_idle(self) -> bool:
+        """Does nobody consume it, is nothing in it, and nothing on its way to it or out of it?"""
+        handle = self.handle
+        waiting = handle.ready or handle.in_flight or handle.pending or self.promised or self.doomed
+        return not (waiting or self.seats)
 
     def mark(self) -> None:
         """Let the next dispatch hand out what there is."""
@@ -190,6 +200,8 @@ class Queue:
                 self.ring = [entry for entry in self.ring if entry[1].subscriptions]
                 heapify(self.ring)
                 self.stale = 0
+        if not self.seats:
+            self.broker.forsake(self)
 
     def to_end(self, seat: Seat) -> None:
         """Let `seat` stand behind all others: it gave messages back."""

@@ -37,12 +37,15 @@ class Topic:
         self.dropped = 0
 
     def put(self, message: Message) -> int:
-        """Publish `message`; 0, for there is nothing to wait for."""
-        if self.name in self.broker.deferred_topics:
-            # What its sender sent before is still waiting for the disk: never overtake it.
+        """Publish `message`; 0, for there is nothing to wait for. TurnSpent: nothing happened."""
+        broker = self.broker
+        if self.subscriptions:
+            broker.check_turn()
+        if self.name in broker.deferred_topics:
+            # What its sender sent before is still waiting, for the disk or for the next turn: never overtake it.
             parts = Parts()
             self.stage(message, parts)
-            return self.broker.commit(parts)
+            return broker.commit(parts)
         self.publish(message)
         return 0
 
@@ -54,6 +57,7 @@ class Topic:
         """Append `message` to the output of every subscriber, now."""
         self.published += 1
         broker = self.broker
+        broker.copies += len(self.subscriptions)
         number = broker.next_publication()
         block_bytes = len(message.block)
         if not message.plain:

@@ -24,11 +24,15 @@ OPERATION_BYTES = 128
 
 
 class Parts:
-    """A unit split by engine: what goes to the file store, what to the memory store, what is published."""
+    """A unit split by engine: what goes to the file store, what to the memory store, what is published.
 
-    __slots__ = ("durable", "memory", "publications")
+    `copies` counts the messages that fanouts made of those sent to them.
+    """
+
+    __slots__ = ("copies", "durable", "memory", "publications")
 
     def __init__(self) -> None:
+        self.copies = 0
         self.durable: Unit | None = None
         self.memory: Unit | None = None
         self.publications: list[tuple[Topic, Message]] = []

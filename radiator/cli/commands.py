@@ -48,6 +48,16 @@ def _output_closed() -> int:
     return EX_IOERR
 
 
+def _output_failed() -> bool:
+    """Is it our output that cannot be written? Then Python must not try to flush it again at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _output_closed()
+        return True
+    return False
+
+
 class _DefaultGroup(click.Group):
     """A group whose commands may be left out: then the arguments are those of `serve`."""
 
@@ -121,7 +131,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         code = _output_closed()
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
+        where = f"{error.filename}: " if error.filename else ("standard output: " if _output_failed() else "")
         click.echo(f"radiator: {where}{error.strerror or error}", err=True)
         code = EX_IOERR
     return int(code or 0)

@@ -140,7 +140,7 @@ def _print_stats(told: dict[str, Any]) -> None:
         table.add_column(title, justify="right")
     for row in told["queues"]:
         table.add_row(row["queue"], f"{row['messages']}", f"{row['bytes']}", _age(row["oldest_ms"], now))
-    console.print(table)
+    _echo_table(console, table)
     table = Table("segment", box=SIMPLE_HEAD)
     for title in ("bytes", "messages", "live bytes", "live"):
         table.add_column(title, justify="right")
@@ -155,7 +155,7 @@ def _print_stats(told: dict[str, Any]) -> None:
             f"{100 * row['live_bytes'] // max(1, row['bytes'])} %",
             f"{pin['queue']} {pin['number']}-{pin['id']}, {_age(pin['arrival_ms'], now)}" if pin else row["role"],
         )
-    console.print(table)
+    _echo_table(console, table)
     totals = told["totals"]
     click.echo(
         f"{count_text(totals['messages'], 'message')}; log {totals['log_bytes']} bytes, "
@@ -168,6 +168,13 @@ def _print_stats(told: dict[str, Any]) -> None:
             f"oldest segment {pins[0]['segment']:08d} ({format_size(pins[0]['bytes'])}) is held by message "
             f"{pin['number']}-{pin['id']} of {pin['queue']}, from {iso_time(pin['arrival_ms']) or 'an unknown time'}"
         )
+
+
+def _echo_table(console: Console, table: Table) -> None:
+    """Not printed by the console, which ends the process with 1 where whoever read the output has gone."""
+    with console.capture() as shown:
+        console.print(table)
+    click.echo(shown.get(), nl=False)
 
 
 def _age(milliseconds: int | None, now: float) -> str:

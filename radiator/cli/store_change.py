@@ -69,6 +69,9 @@ def _print_plan(names: Names, plan: mending.Plan, as_json: bool, yes: bool) -> N
     if as_json:
         for gone in plan.gone:
             sys.stdout.write(json.dumps(gone._asdict(), ensure_ascii=False) + "\n")
+        for unknown in plan.unknown:
+            line = {**unknown._asdict(), "last": None, "why": "unknown"}
+            sys.stdout.write(json.dumps(line, ensure_ascii=False) + "\n")
         sys.stdout.flush()
     else:
         total = sum(gone.last - gone.first + 1 for gone in plan.gone)
@@ -78,10 +81,17 @@ def _print_plan(names: Names, plan: mending.Plan, as_json: bool, yes: bool) -> N
         if len(plan.gone) > _SHOWN:
             click.echo(f"gone: {len(plan.gone) - _SHOWN} ranges more; --json lists all")
         click.echo(f"{count_text(total, 'message')} gone")
+        for unknown in plan.unknown[:_SHOWN]:
+            click.echo(
+                f"unknown: {unknown.queue}: message {unknown.number}-{unknown.first} and later ones may have been "
+                "there, and are gone: nothing that is readable tells of them"
+            )
+        if len(plan.unknown) > _SHOWN:
+            click.echo(f"unknown: {len(plan.unknown) - _SHOWN} queues more; --json lists all")
     if plan.redelivered:
         _say(
-            "acknowledgements, and messages that were sent last, may be among what cannot be read: messages that were "
-            "consumed already may be delivered again, and a last few may be gone without a name",
+            "acknowledgements, and queues that were new, may be among what cannot be read: messages that were consumed "
+            "already may be delivered again",
             as_json,
         )
     for step in plan.steps:

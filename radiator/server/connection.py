@@ -38,6 +38,7 @@ class Talk(Protocol):
     deadline: float
     hasty: bool
     output_bytes: int
+    postponed: bool
 
     @property
     def wants_read(self) -> bool:
@@ -47,7 +48,7 @@ class Talk(Protocol):
         """Act on what was read."""
 
     def resume(self, now: float) -> None:
-        """The store has room again."""
+        """The store has room again, or where `postponed` the next turn has come."""
 
     def data_to_send(self) -> bytes | memoryview:
         """The next bytes for the socket."""
@@ -154,7 +155,7 @@ class Connection:
             self._crash(error)
 
     def resume(self) -> None:
-        """There is room in the store again: the session parses what it held back."""
+        """The session parses what it held back."""
         self._blocked = False
         if self.closed:
             return
@@ -251,7 +252,7 @@ class Connection:
         session = self._session
         if session.blocked and not self._blocked:
             self._blocked = True
-            self._turn.blocked.append(self)
+            self._turn.wait(self, session.postponed)
         if session.wants_read is not self._reading:
             self._read(session.wants_read)
         self._turn.arm()

@@ -128,12 +128,12 @@ class Listener:
 class _Refusal:
     """The session of a connection over the limit: one ERROR, and the end."""
 
-    __slots__ = ("_data", "blocked", "closing", "deadline", "hasty", "output_bytes", "wants_read")
+    __slots__ = ("_data", "blocked", "closing", "deadline", "hasty", "output_bytes", "postponed", "wants_read")
 
     def __init__(self, text: str) -> None:
         self._data = encode_frame("ERROR", [("message", text)], b"", 0)
         self.output_bytes = len(self._data)
-        self.blocked = False
+        self.blocked = self.postponed = False
         self.closing = self.hasty = True
         self.wants_read = True
         self.deadline = inf

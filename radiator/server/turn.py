@@ -1,11 +1,11 @@
 """A turn of the loop: what the sockets brought is handed to the disk, to consumers and back to the sockets, at once.
 
     sockets readable ─▶ Connection ─▶ session ─▶ broker ─▶ store      everything of this turn joins one batch
-    end of the turn     store.flush, broker.dispatch, one non-blocking send per dirty connection
+    end of the turn     store.flush, what was postponed, broker.dispatch, one non-blocking send per dirty connection
     disk done           store.completed ─▶ receipts and messages ─▶ end of that turn
 
 It must never block, and never run twice before the sockets had their turn: what the end of a turn makes dirty waits
-for the end of the next. Called by: `connection` (`arm`, `dirty`, `blocked`), `listener`, the daemon, the loop.
+for the end of the next. Called by: `connection` (`arm`, `dirty`, `wait`), `listener`, the daemon, the loop.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ RECEIVE_BYTES = 64 << 10
 class Turn:
     """What all connections share. `fail` gets the error after which the daemon cannot go on; it must not raise.
 
-    `clock` gives monotonic seconds. A connection appends itself to `dirty` when it has something to send, and to
-    `blocked` when its session waits for room in the store. `refused` are those of `connections` over the limit of some
-    listener: they take their ERROR and go, and count against no limit.
+    `clock` gives monotonic seconds. A connection appends itself to `dirty` when it has something to send. `blocked` are
+    those whose sessions wait for room in the store, `postponed` those that wait for the next turn. `refused` are those
+    of `connections` over the limit of some listener: they take their ERROR and go, and count against no limit.
     """
 
     __slots__ = (
@@ -54,6 +54,7 @@ class Turn:
         "gone",
         "log",
         "loop",
+        "postponed",
         "refused",
         "store",
         "timers",
@@ -83,6 +84,7 @@ class Turn:
         self.refused: set[Connection] = set()
         self.dirty: list[Connection] = []
         self.blocked: list[Connection] = []
+        self.postponed: list[Connection] = []
         self._armed = False
         self._running = False
         self._again = loop.timer(0.0)
@@ -119,6 +121,10 @@ class Turn:
         else:
             self.loop.run_callback(self._end)
 
+    def wait(self, connection: Connection, postponed: bool) -> None:
+        """Resume `connection` in the next turn where it is `postponed`, else once the store has room."""
+        (self.postponed if postponed else self.blocked).append(connection)
+
     def store_changed(self) -> None:
         """The store may want to be called earlier than it said."""
         self.timers.soon(self._store_ticks, self.clock())
@@ -139,6 +145,9 @@ class Turn:
         try:
             store = self.store
             store.flush()
+            self.broker.begin_turn()
+            if self.postponed:
+                self._resume_postponed()
             if self.blocked and store.has_room():
                 self._resume()
             self.broker.dispatch()
@@ -147,6 +156,8 @@ class Turn:
                 for connection in dirty:
                     connection.flush()
             store.flush()  # what dispatch and the sends settled
+            if self.postponed:
+                self.arm()
         except Exception as error:  # noqa: BLE001 (goes to the log and ends the daemon)
             self.fail(error)
         finally:
@@ -158,6 +169,15 @@ class Turn:
         for place, connection in enumerate(waiting):
             if not self.store.has_room():
                 self.blocked.extend(waiting[place:])
+                return
+            connection.resume()
+
+    def _resume_postponed(self) -> None:
+        """Let postponed sessions go on, in turns: one that spends this turn as well stands behind all others."""
+        waiting, self.postponed = self.postponed, []
+        for place, connection in enumerate(waiting):
+            if self.broker.turn_is_spent:
+                self.postponed[:0] = waiting[place:]
                 return
             connection.resume()
 

@@ -1,7 +1,7 @@
 """What each client frame does: one function per command, and the table of those that a version has.
 
 A handler reads headers, calls the broker's client, then lets the receipt take its place. It must never append a MESSAGE
-or change the session before the broker has agreed: StoreBusy means that the same frame will be handled once more.
+or change the session before the broker has agreed: after StoreBusy or TurnSpent the same frame is handled once more.
 Called by: `stomp.session`, through `HANDLERS`.
 """
 

@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping
 from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
-from radiator.errors import ProtocolError, Refused, StoreBusy
+from radiator.errors import ProtocolError, Refused, StoreBusy, TurnSpent
 from radiator.stomp.frame import Frame, Parser, encode_frame, encode_message, encode_receipt, translate_block, unescape
 from radiator.stomp.handlers import HANDLERS, VERSION_TEXTS, Handler
 from radiator.stomp.output import OUTPUT_MARK, Output
@@ -65,6 +65,7 @@ class Session(Output):
     Read by the server:
     `deadline`: when `tick` wants to be called next (infinity: never); may move earlier with any call.
     `blocked`: the store has no room; frames wait unparsed until `resume`, and no clock runs against the client.
+    `postponed`: the same where `blocked`, but what is spent is this turn, and the next one resumes.
     `ending`: the client's last frame was read or refused; what comes in is discarded.
     `closing`: send what is left, shut the write side, discard input.
     `hasty`: what is left does not get more than a moment, after an ERROR or where the client takes no byte.
@@ -97,6 +98,7 @@ class Session(Output):
         "deadline",
         "ending",
         "hasty",
+        "postponed",
         "server",
         "session_id",
         "stale_acks",
@@ -118,6 +120,7 @@ class Session(Output):
         self.server = server
         self.version = 0  # 10, 11 or 12 once it is negotiated
         self.blocked = False
+        self.postponed = False
         self.ending = False
         self.closing = False
         self.hasty = False
@@ -148,7 +151,7 @@ class Session(Output):
 
     @property
     def wants_read(self) -> bool:
-        """May more be read? Not while the store is full, nor while the client leaves its own answers unread.
+        """May more be read? Not while what was read waits, nor while the client leaves its own answers unread.
 
         True again once the last frame was read: what comes then is discarded, and a socket closed over unread bytes
         would take back the ERROR that the client has not read yet.
@@ -169,7 +172,7 @@ class Session(Output):
             self._parse(now)
 
     def resume(self, now: float) -> None:
-        """The store has room again: go on with the frames that waited, and start the client's clocks anew."""
+        """The store has room again, or a new turn has begun: go on with the frames, start the client's clocks anew."""
         if self.blocked:
             self.blocked = False
             self._heard = now
@@ -180,7 +183,7 @@ class Session(Output):
     def drain(self, now: float) -> None:
         """The broker stops, or the client sends no more: give out the receipts owed, then close.
 
-        What was read is acted upon first: while the store is full, all this waits for `resume`.
+        What was read is acted upon first: where `blocked`, all this waits for `resume`.
         """
         self._now = now
         self._draining = self.blocked
@@ -460,10 +463,11 @@ class Session(Output):
                 if self.ending:
                     return
                 handlers = self._handlers
-        except StoreBusy:
+        except (StoreBusy, TurnSpent) as reason:
             # Raised before anything was changed: the same frame will be handled again, whole.
             parser.unread()
             self.blocked = True
+            self.postponed = isinstance(reason, TurnSpent)
             self._half_since = None
             return
         except (ProtocolError, Refused) as error:

@@ -60,6 +60,11 @@ class StoreQueue:
         """Messages claimed and neither gone nor released."""
         raise NotImplementedError  # radiator: every engine's queue says it
 
+    @property
+    def pending(self) -> int:
+        """Messages that were put and are neither ready nor in flight yet."""
+        raise NotImplementedError  # radiator: every engine's queue says it
+
 
 def _nobody() -> None:
     """The listener of a queue that nobody consumes."""

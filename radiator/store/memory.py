@@ -76,6 +76,11 @@ class MemoryQueue(StoreQueue):
         """Messages claimed and neither gone nor released."""
         return len(self.messages) - len(self.fresh) - len(self.returned)
 
+    @property
+    def pending(self) -> int:
+        """Messages whose room is reserved, until the other part of their unit is durable."""
+        return self.reserved_messages
+
     def add(self, message: Message, size: int) -> None:
         """Store `message`, of `size` bytes, behind all others; the room for it has been checked."""
         id = self.next_id

@@ -119,12 +119,18 @@ class SlowStore(MemoryStore):
         self.check(unit)
         self.appended += 1
         self.batch.append(unit)
+        for _, queues in unit.puts:
+            for queue in queues:
+                queue.reserved_messages += 1
         return self.filling
 
     def complete(self) -> None:
         number, self.filling = self.filling, self.filling + 1
         batch, self.batch = self.batch, []
         for unit in batch:
+            for _, queues in unit.puts:
+                for queue in queues:
+                    queue.reserved_messages -= 1
             self._put(unit)
             self._settle(unit)
         self.committed = number

@@ -55,6 +55,7 @@ def make(directory: Path) -> FileStore:
     fsio = RealFsio()
     store = FileStore(str(directory), segment_bytes=32768, fsio=fsio, syncer=InlineSyncer(fsio), jobs=InlineJobs())
     store.open(0.0, 1)
+    store._reclaim.stop()  # every message stays in its segment
     return store
 
 
@@ -338,7 +339,7 @@ def test_those_that_write_want_the_lock(data: Path, tmp_path: Path, capsys: Outp
     assert "is in use by another radiator" in capsys.readouterr().err
     assert run(["store", "check", "--data-dir", str(data)]) == 0
     assert run(["store", "snapshot", str(tmp_path / "snap"), "--data-dir", str(data)]) == 0
-    assert run(["store", "restore", str(tmp_path / "snap"), "--data-dir", str(data)]) == 74
+    assert run(["store", "restore", str(tmp_path / "snap"), "--data-dir", str(data)]) == 69
     RealFsio().close(lock)
     assert contents(data) == before
     capsys.readouterr()

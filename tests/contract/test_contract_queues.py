@@ -216,6 +216,40 @@ def test_the_boundary_of_limits_queues(creating):
         client.refused("SEND", {"destination": "/queue/3"}, text="limits.queues is 2")
 
 
+@pytest.mark.parametrize("persistent", ["true", "false"])
+def test_an_idle_queue_makes_room_for_a_new_one_before_and_after_a_restart(tmp_path, persistent):
+    config = f"create: true\nlimits: {{queues: 3}}\ndefaults: {{persistent: {persistent}}}\n"
+    with house_of(tmp_path, config) as house, house.connect() as client:
+        for name in ("/queue/1", "/queue/2", "/queue/3"):
+            client.put(name, "a")
+        with house.connect() as other:
+            other.refused("SEND", {"destination": "/queue/4"}, text="limits.queues is 3")
+        take_from(client, "/queue/2")
+        client.put("/queue/4", "a")
+        with house.connect() as other:
+            other.refused("SEND", {"destination": "/queue/2"}, text="limits.queues is 3")
+    kept = ["/queue/1", "/queue/3", "/queue/4"] if persistent == "true" else []
+    with house_of(tmp_path, config) as house, house.connect() as client:
+        if not kept:
+            for name in ("/queue/1", "/queue/3", "/queue/4"):
+                client.put(name, "a")
+        with house.connect() as other:
+            other.refused("SUBSCRIBE", {"destination": "/queue/5", "id": "0"}, text="limits.queues is 3")
+        take_from(client, "/queue/3")
+        client.subscribe("/queue/5", "5")
+        client.put("/queue/5", "b")
+        client.ack(client.message("b"))
+        take_from(client, "/queue/4")
+        take_from(client, "/queue/1")
+
+
+def take_from(client, name):
+    """Take the one message of a queue, and leave it."""
+    client.subscribe(name, "drain")
+    client.ask("ACK", {"id": client.message("a")["ack"]})
+    client.ask("UNSUBSCRIBE", {"id": "drain"})
+
+
 @pytest.mark.parametrize("name", ["/temp-queue/a", "/fanout/a", "queue/a", "/dsub/a", "/queue/", "/topic/"])
 def test_create_makes_queues_and_topics_only(creating, name):
     with creating.connect() as client:

@@ -47,6 +47,10 @@ class Store:
 class Broker:
     def __init__(self, events):
         self.events = events
+        self.turn_is_spent = False
+
+    def begin_turn(self):
+        self.turn_is_spent = False
 
     def dispatch(self):
         self.events.append("dispatch")
@@ -72,6 +76,7 @@ class Session:
     def __init__(self, events, name="it", echo=True):
         self.events, self.name, self.echo = events, name, echo
         self.blocked = False
+        self.postponed = False
         self.closing = False
         self.hasty = False
         self.wants_read = True
@@ -130,7 +135,8 @@ class World:
         self.store = Store(self.events)
         self.loop = gevent.get_hub().loop
         self.turn = Turn(self.loop, self.store, self.log, self.failures.append)
-        self.turn.start(Broker(self.events), [-1])
+        self.broker = Broker(self.events)
+        self.turn.start(self.broker, [-1])
         self.peers = []
         self.go()
         self.events.clear()
@@ -481,6 +487,85 @@ def test_room_for_one_resumes_one(world):
     world.store.has_room = lambda: True
     world.turn.arm()
     world.go_until(lambda: not second.blocked)
+
+
+class Publisher(Session):
+    """Needs a turn of its own for every byte it reads."""
+
+    def __init__(self, world, name):
+        super().__init__(world.events, name, echo=False)
+        self.broker = world.broker
+        self.left = b""
+
+    def receive_data(self, data, now):
+        super().receive_data(data, now)
+        self.left += bytes(data)
+        self.publish()
+
+    def resume(self, now):
+        super().resume(now)
+        self.publish()
+
+    def publish(self):
+        while self.left and not self.broker.turn_is_spent:
+            self.events.append(("publish", self.name, self.left[:1]))
+            self.left = self.left[1:]
+            self.broker.turn_is_spent = True
+        self.blocked = self.postponed = bool(self.left)
+        self.wants_read = not self.blocked
+
+
+def test_postponed_sessions_take_turns(world):
+    sessions = [Publisher(world, name) for name in "abc"]
+    clients = [world.client(session)[1] for session in sessions]
+    for client in clients:
+        client.sendall(b"123")
+    world.go_until(lambda: all(session.received and not session.left for session in sessions))
+    published = [event[1:] for event in world.events if event[0] == "publish"]
+    names = [name for name, _ in published]
+    # The one that is read first publishes once while the others are read; from then on they go round.
+    first, *rest = names[1:4]
+    assert sorted(names[1:4]) == ["a", "b", "c"]
+    assert names == [first, first, *rest, first, *rest, *rest]
+    for name in "abc":
+        assert [digit for who, digit in published if who == name] == [b"1", b"2", b"3"]
+
+
+def test_the_sockets_have_their_turn_between_those_of_a_postponed_session(world):
+    publisher = Publisher(world, "publisher")
+    world.client(publisher)[1].sendall(b"1" * 50)
+    world.go_until(lambda: publisher.blocked)
+    _, client = world.client(Session(world.events, "client"))
+    client.sendall(b"x")
+    world.go_until(lambda: ("sent", "client", 1) in world.events)
+    assert publisher.left, "the client did not wait for its end"
+    world.go_until(lambda: not publisher.left)
+
+
+def test_what_waits_for_the_store_does_not_wait_for_those_that_are_postponed(world):
+    world.store.room = False
+    publisher, producer = Publisher(world, "publisher"), Blocking(world.events, "producer", echo=False)
+    world.client(producer)[1].sendall(b"1")
+    world.go_until(lambda: producer.blocked)
+    world.client(publisher)[1].sendall(b"1" * 50)
+    world.go_until(lambda: len(publisher.left) < 48)
+    assert producer.blocked, "nor the other way round"
+    world.store.room = True
+    world.go_until(lambda: not producer.blocked)
+    assert publisher.left
+
+
+def test_a_postponed_session_that_is_lost_or_drained_goes(world):
+    for end in ("close", "drain"):
+        publisher = Publisher(world, end)
+        connection, client = world.client(publisher)
+        client.sendall(b"1" * 50)
+        world.go_until(lambda publisher=publisher: publisher.blocked)
+        getattr(connection, end)()
+        client.close()
+        world.go_until(lambda connection=connection: connection.closed)
+        world.go(3)
+        assert not world.turn.postponed
 
 
 class Patient(Blocking):

@@ -6,7 +6,7 @@ Nothing here asserts; the tests of check, repair and snapshot do.
 from __future__ import annotations
 
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from model import DIRECTORY, State, read_everything
 from simdisk import SimDisk
@@ -29,7 +29,7 @@ class Built(NamedTuple):
     sent: set[tuple[str, bytes]]
 
 
-def open_store(disk: SimDisk, segment_bytes: int = SEGMENT_BYTES) -> FileStore:
+def open_store(disk: SimDisk, segment_bytes: int = SEGMENT_BYTES, **options: Any) -> FileStore:
     """The engine on that disk."""
     store = FileStore(
         DIRECTORY,
@@ -39,6 +39,7 @@ def open_store(disk: SimDisk, segment_bytes: int = SEGMENT_BYTES) -> FileStore:
         syncer=InlineSyncer(disk),
         jobs=InlineJobs(),
         entropy=Random(5).randbytes,
+        **options,
     )
     store.open(0.0, 1_700_000_000_000)
     return store

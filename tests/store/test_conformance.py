@@ -189,3 +189,19 @@ def test_room_is_there_again_after_a_completion(store: Store) -> None:
     assert store.has_room() == isinstance(store, MemoryStore)
     settled(store, number)
     assert store.has_room()
+
+
+def test_a_put_is_pending_until_it_can_be_claimed(store: Store) -> None:
+    queue = store.declare("/queue/a")
+    assert queue.pending == 0
+    unit = Unit()
+    unit.put(Message(12, True, b"destination:/queue/a\n", b"1"), [queue])
+    unit.put(Message(12, True, b"destination:/queue/a\n", b"2"), [queue])
+    number = store.append(unit)
+    assert queue.pending + queue.ready == 2
+    settled(store, number)
+    assert (queue.pending, queue.ready, queue.in_flight) == (0, 2, 0)
+    ids = [delivery.id for delivery in claim(store, queue, 2)]
+    assert (queue.pending, queue.ready, queue.in_flight) == (0, 0, 2)
+    settle(store, queue, *ids)
+    assert (queue.pending, queue.ready, queue.in_flight) == (0, 0, 0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 
-from radiator.store.file.fsio import Fsio
+from radiator.store.file.fsio import Fsio, naming
 from radiator.store.file.segment import write_whole
 
 __all__ = ["NO_LINKS", "copy_file", "copy_open", "link_or_copy"]
@@ -38,7 +38,8 @@ def copy_file(
     """Copy the first `length` bytes (None: all), synced; how many. `progress` gets the size of each piece."""
     reading = fsio.open(source)
     try:
-        return copy_open(fsio, reading, target, fsio.size(reading) if length is None else length, progress)
+        with naming(source):
+            return copy_open(fsio, reading, target, fsio.size(reading) if length is None else length, progress)
     finally:
         fsio.close(reading)
 
@@ -52,11 +53,13 @@ def copy_open(fsio: Fsio, reading: int, target: str, length: int, progress: Call
             data = fsio.read(reading, done, min(_PIECE_BYTES, length - done))
             if not data:
                 break
-            write_whole(fsio, writing, data, done)
+            with naming(target):
+                write_whole(fsio, writing, data, done)
             done += len(data)
             if progress is not None:
                 progress(len(data))
-        fsio.sync(writing)
+        with naming(target):
+            fsio.sync(writing)
     finally:
         fsio.close(writing)
     return done

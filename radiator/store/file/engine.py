@@ -49,6 +49,12 @@ SEGMENT_BYTES = 64 << 20
 BUFFER_BYTES = 2 << 20
 INDEX_FROM = 128 << 20
 """A log up to this size is read in a fraction of a second, and reading finds damage: no index is saved for it."""
+_LAST_QUEUE = (1 << 32) - (1 << 26)
+"""Queue numbers have 32 bits; behind this one there is room for the holes of a thousand unclean starts."""
+
+_DEFINITIONS = 1 << 13
+"""Queues after whose definition a sync is due in every policy: a lost tail must define fewer than `QUEUE_HOLE`."""
+
 _SWEEP_SECONDS = 0.002
 _LARGEST_SEGMENT = 1 << 30  # offsets have 32 bits, and a batch may begin just before this
 
@@ -107,6 +113,7 @@ class FileStore(Store):
         self._opened = False
         self._by_name: dict[str, FileQueue] = {}
         self._next_sync = 0.0
+        self._sync_due = False
 
     # ------------------------------------------------------------------ opening
 
@@ -220,9 +227,12 @@ class FileStore(Store):
         queue = self._by_name.get(name)
         if queue is None:
             self._log.check_alive()
+            if self._next_queue > _LAST_QUEUE:
+                raise Refused("the store has given out all its queue numbers: move what it holds to a new one")
             queue = FileQueue(name, self._next_queue)
             self._log.filling.define(queue.number, name)
             self._next_queue += 1
+            self._sync_due = self._sync_due or not queue.number % _DEFINITIONS
             self._by_name[name] = self._ledger.declared[queue.number] = queue
         return queue
 
@@ -308,6 +318,10 @@ class FileStore(Store):
     # ------------------------------------------------------------------ commit
 
     def flush(self) -> None:
+        if self._sync_due:
+            self._sync_due = False
+            if self._policy != "always":
+                self._log.sync_soon()
         self._log.flush()
 
     def completed(self) -> None:

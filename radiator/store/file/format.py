@@ -30,7 +30,7 @@ from typing import NamedTuple
 from zlib import crc32
 
 from radiator.errors import StoreDamaged, StoreFailed, StoreLocked
-from radiator.store.file.fsio import Fsio
+from radiator.store.file.fsio import Fsio, naming
 
 __all__ = [
     "VERSION",
@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 VERSION = 1
-_SEGMENT_NAME = re.compile(r"([0-9]{8,10})\.seg")
+_SEGMENT_NAME = re.compile(r"([0-9]{8}|[1-9][0-9]{8,9})\.seg")
 _FORMAT = re.compile(
     rb"radiator-store ([0-9]{1,9})\nid ([0-9a-f]{32})\ncompatible ([0-9]{1,20})\nread-only ([0-9]{1,20})\n"
     rb"incompatible ([0-9]{1,20})\ncrc32 ([0-9a-f]{8})\n"
@@ -75,9 +75,9 @@ class Names:
         return os.path.join(self.log, f"spare-{number}")
 
     def segments(self, fsio: Fsio) -> list[int]:
-        """The numbers of the segments that are there, ascending."""
+        """The numbers of the segments that are there, ascending; one that is spelt in another way is none."""
         found = (_SEGMENT_NAME.fullmatch(name) for name in fsio.list_directory(self.log))
-        return sorted(int(match[1]) for match in found if match is not None)
+        return sorted(int(match[1]) for match in found if match is not None and int(match[1]) < 1 << 32)
 
 
 class Format(NamedTuple):
@@ -122,7 +122,8 @@ def read_format(fsio: Fsio, names: Names) -> Format | None:
     except FileNotFoundError:
         return None
     try:
-        return _decode_format(bytes(fsio.read(fd, 0, 4096)), names.format)
+        with naming(names.format):
+            return _decode_format(bytes(fsio.read(fd, 0, 4096)), names.format)
     finally:
         fsio.close(fd)
 
@@ -168,10 +169,11 @@ def replace_file(fsio: Fsio, path: str, data: bytes) -> None:
     temporary = f"{path}.tmp"
     fd = fsio.open(temporary, create=True)
     try:
-        done = 0
-        while done < len(data):
-            done += fsio.write(fd, data[done:], done)
-        fsio.sync(fd)
+        with naming(temporary):
+            done = 0
+            while done < len(data):
+                done += fsio.write(fd, data[done:], done)
+            fsio.sync(fd)
     finally:
         fsio.close(fd)
     fsio.rename(temporary, path)

@@ -10,10 +10,13 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
-__all__ = ["Fsio", "RealFsio"]
+__all__ = ["Fsio", "RealFsio", "naming"]
 
 _RWF_NOWAIT: int = getattr(os, "RWF_NOWAIT", 0)
 _FULLFSYNC: int = getattr(fcntl, "F_FULLFSYNC", 0)
@@ -36,7 +39,7 @@ class Fsio(Protocol):
         """A file descriptor that holds the lock file until it is closed. BlockingIOError where another one does."""
 
     def open(self, path: str, *, write: bool = False, create: bool = False) -> int:
-        """Open a file; `create` makes it or empties it, and opens it for writing."""
+        """Open a regular file; `create` makes it or empties it, and opens it for writing. Never waits for a peer."""
 
     def close(self, fd: int) -> None:
         """Close it."""
@@ -84,6 +87,17 @@ class Fsio(Protocol):
         """Take a name away."""
 
 
+@contextmanager
+def naming(path: str) -> Iterator[None]:
+    """Give errors of what is done with an open file the file's name, which the kernel does not know."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = path
+        raise
+
+
 class RealFsio:
     """The operating system's files. Safe to use from several threads."""
 
@@ -116,7 +130,11 @@ class RealFsio:
         flags = os.O_RDWR if write or create else os.O_RDONLY
         if create:
             flags |= os.O_CREAT | os.O_TRUNC
-        return os.open(path, flags, 0o600)
+        fd = os.open(path, flags | os.O_NONBLOCK, 0o600)  # which only pipes and devices know: those are refused below
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise OSError(errno.EINVAL, "this is no regular file", path)
+        return fd
 
     def close(self, fd: int) -> None:
         os.close(fd)

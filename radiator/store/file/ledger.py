@@ -62,6 +62,10 @@ class FileQueue(StoreQueue):
     def in_flight(self) -> int:
         return self.index.in_flight
 
+    @property
+    def pending(self) -> int:
+        return self.next_id - self.index.next
+
 
 class Ledger:
     """The state at the end of the log.

@@ -249,7 +249,7 @@ class Log:
         self._syncer.submit(tail.fd, data, tail.end, sync)
 
     def _fits(self, writer: BatchWriter) -> bool:
-        """May this be the next batch of the newest segment? Its blocks must be reserved: a write must not meet ENOSPC."""
+        """May this be the next batch of the newest segment? Its blocks are reserved: no write may meet ENOSPC."""
         tail = self.tail
         return self._ours and tail.end < self._capacity and tail.end + writer.size + BLOCK <= tail.allocated
 

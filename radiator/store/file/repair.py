@@ -7,7 +7,8 @@ name in quarantine/ before the log does without them. Called by: the command `st
     ▸ originals linked into quarantine/, synced
     ▸ a new segment under a temporary name: an opening batch that states what is alive and where, then the messages that
       were readable in broken segments ▸ synced ▸ renamed ▸ directory synced: from here on the store is whole
-    ▸ watermark ▸ FORMAT ▸ the names of broken segments taken out of log/ ▸ a recovery that only reads must accept it
+    ▸ what is no file or of another store moved to quarantine/ ▸ watermark ▸ FORMAT ▸ the names of broken segments taken
+      out of log/ ▸ a recovery that only reads must accept it
 
 A crash before the rename leaves the store as it was, one after it a repaired one. What must be copied may be more than
 a segment can take: then this happens several times, and each time leaves fewer broken segments.
@@ -15,15 +16,17 @@ a segment can take: then this happens several times, and each time leaves fewer 
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple
 
-from radiator.errors import CorruptRecord, StoreDamaged
+from radiator.errors import CorruptRecord, StoreDamaged, StoreFailed
 from radiator.store.base import Progress
 from radiator.store.file.copying import link_or_copy
 from radiator.store.file.format import Format, Names, encode_format, lock_directory, replace_file
-from radiator.store.file.fsio import Fsio
+from radiator.store.file.fsio import Fsio, naming
 from radiator.store.file.inspect import would_start
 from radiator.store.file.record import BatchWriter, decode_message, decode_references, encode_segment_header
 from radiator.store.file.recovery import HOLE, QUEUE_HOLE
@@ -32,7 +35,7 @@ from radiator.store.file.survey import require_store, survey
 from radiator.store.file.views import Finding, QueueView, Survey, joined, no_progress
 from radiator.store.file.watermark import Watermark, write_watermark
 
-__all__ = ["Gone", "Plan", "Repaired", "repair"]
+__all__ = ["Gone", "Plan", "Repaired", "Unknown", "repair"]
 
 _BATCH_BYTES = 1 << 20
 _COPY_BYTES = 3 << 30
@@ -49,10 +52,19 @@ class Gone(NamedTuple):
     why: str
 
 
+class Unknown(NamedTuple):
+    """A queue whose last messages may be gone without anything that names them: those with the id `first` or higher."""
+
+    queue: str
+    number: int
+    first: int
+
+
 class Plan(NamedTuple):
     """What a repair finds and will do. `copies` messages are read out of the broken segments.
 
-    `redelivered` says that acknowledgements may be among what is lost: messages may be delivered again.
+    `redelivered` says that acknowledgements may be among what is lost: messages may be delivered again. `unknown` are
+    the queues that may have got messages after those that are still known.
     """
 
     damage: list[Finding]
@@ -60,6 +72,7 @@ class Plan(NamedTuple):
     broken: list[int]
     copies: int
     redelivered: bool
+    unknown: list[Unknown]
     steps: list[str]
 
 
@@ -86,11 +99,29 @@ def repair(
     none; OSError as the kernel gave it.
     """
     require_store(fsio, names)  # else not even a lock is made
-    lock = lock_directory(fsio, names)
+    try:
+        lock = lock_directory(fsio, names)
+    except StoreFailed as error:
+        if not isinstance(error.__cause__, OSError) or error.__cause__.errno != errno.EROFS:
+            raise
+        return _plan_only(fsio, names, agree, wall_ms, progress, error)
     try:
         return _repair(fsio, names, agree, wall_ms, copy_bytes, progress)
     finally:
         fsio.close(lock)
+
+
+def _plan_only(
+    fsio: Fsio, names: Names, agree: Callable[[Plan], bool], wall_ms: int, progress: Progress, error: StoreFailed
+) -> Repaired:
+    """Say what would be done on a file system that is read-only, where nobody can hold it. `error` after a yes."""
+
+    def ask(plan: Plan) -> bool:
+        if agree(plan):
+            raise error
+        return False
+
+    return _repair(fsio, names, ask, wall_ms, _COPY_BYTES, progress)
 
 
 def _repair(
@@ -102,8 +133,14 @@ def _repair(
         found = survey(fsio, names, deep=True, aside=False, progress=progress)
         try:
             plan = _plan(found)
+            if plan.damage:
+                _check_possible(found)
             if first is None:
                 first = plan
+                if not plan.damage:
+                    refusal = would_start(fsio, names, found.store_id, progress)
+                    if refusal is not None:
+                        raise StoreDamaged(f"there is nothing that a repair could do: {refusal}")
                 if not plan.damage or not agree(plan):
                     return Repaired(plan, False, made)
             elif not plan.damage:
@@ -141,20 +178,22 @@ def _plan(found: Survey) -> Plan:
     kinds = {finding.kind for finding in damage}
     steps = []
     if broken:
-        files = ", ".join(os.path.basename(names.segment(number)) for number in broken)
-        steps.append(f"copy {copies} messages out of {files}, and move these to {names.quarantine}")
+        files = ", ".join(os.path.basename(found.segments[number].file.path) for number in broken)
+        steps.append(f"copy {max(copies, 0)} messages out of {files}, and move these to {names.quarantine}")
     if damage:
         steps.append("write a new segment that says what is left")
+    steps += [f"move {path}, which cannot be used, to {names.quarantine}" for path in found.odd]
     if "format" in kinds:
         steps.append(f"write {names.format} anew")
-    redelivered = bool(kinds & {"batch", "opening", "header", "missing-segment", "segment", "queue", "tail", "log"})
-    return Plan(damage, gone, broken, max(copies, 0), redelivered, steps)
+    unknown = [Unknown(queue.name, queue.number, first) for queue, first in found.unknown]
+    return Plan(damage, gone, broken, max(copies, 0), found.uncertain, unknown, steps)
 
 
 def _check_possible(found: Survey) -> None:
     """StoreDamaged where no state can be told."""
     names = found.names
-    if found.base is None:
+    # In the only segment there is stands all that happened to what stands in it: no opening batch need say it.
+    if found.base is None and (len(found.segments) != 1 or not found.queues):
         raise StoreDamaged(
             f"{names.log} has no segment whose opening batch is readable: what was acknowledged cannot be told from "
             "what was not; `radiator store dump` shows what is readable; restore a backup"
@@ -199,14 +238,25 @@ class _Repair:
         _check_possible(found)
         fsio.make_directory(names.quarantine)
         fsio.make_directory(names.log)
-        originals = [names.segment(number) for number in self.evacuated]
-        if found.format is None and "FORMAT" in fsio.list_directory(names.directory):
+        originals = [found.segments[number].file.path for number in self.evacuated]
+        if found.format is None and "FORMAT" in fsio.list_directory(names.directory) and names.format not in found.odd:
             originals.append(names.format)
-        for path in originals:
-            _keep(fsio, path, names.quarantine)
-        fsio.sync_directory(names.quarantine)
-        number = self._number()
-        end = self._write(number)
+        kept: list[str] = []
+        try:
+            for path in originals:
+                kept.append(_free_name(fsio, path, names.quarantine))
+                link_or_copy(fsio, path, kept[-1])
+            fsio.sync_directory(names.quarantine)
+            number = self._number()
+            end = self._write(number)
+        except BaseException:
+            _discard(fsio, kept)  # the originals are in their places, and the disk may be full
+            raise
+        for path in found.odd:
+            fsio.rename(path, _free_name(fsio, path, names.quarantine))
+        if found.odd:
+            fsio.sync_directory(names.quarantine)
+            fsio.sync_directory(names.directory)
         mark = found.watermark
         sequence = mark.sequence + 1 if mark is not None else 1
         write_watermark(
@@ -223,7 +273,7 @@ class _Repair:
     def _number(self) -> int:
         """A number that no segment ever had, as far as anything that is left can tell."""
         found = self.found
-        used = [*self.names.segments(self.fsio), *found.stated, 0]
+        used = [*self.names.segments(self.fsio), *found.segments, *found.stated, 0]
         if found.watermark is not None:
             used.append(found.watermark.address >> 32)
         for name in self.fsio.list_directory(self.names.quarantine):
@@ -232,7 +282,8 @@ class _Repair:
                 used.append(int(digits))
         number = max(used) + 1
         if number >= 1 << 32:
-            raise StoreDamaged(f"segment {number - 1} is the last number that there is")
+            path = self.names.segment(number - 1)
+            raise StoreDamaged(f"{path} has the last number that there is: move it away if it is not of this store")
         return number
 
     def _write(self, number: int) -> int:
@@ -242,15 +293,19 @@ class _Repair:
         temporary = f"{path}.tmp"
         fd = fsio.open(temporary, create=True)
         try:
-            write_whole(fsio, fd, encode_segment_header(store_id, number, self.wall_ms, 0), 0)
-            writer = BatchWriter(store_id)
-            self._opening(writer)
-            start = address_of(number, OPENING_OFFSET)
-            # Nobody sees this file before all of it is synced: so each batch may say that all before it is.
-            data = writer.finish(start, start, opening=True)
-            write_whole(fsio, fd, data, OPENING_OFFSET)
-            end = self._copy(fd, number, OPENING_OFFSET + len(data))
-            fsio.sync(fd)
+            with naming(temporary):
+                write_whole(fsio, fd, encode_segment_header(store_id, number, self.wall_ms, 0), 0)
+                writer = BatchWriter(store_id)
+                self._opening(writer)
+                start = address_of(number, OPENING_OFFSET)
+                # Nobody sees this file before all of it is synced: so each batch may say that all before it is.
+                data = writer.finish(start, start, opening=True)
+                write_whole(fsio, fd, data, OPENING_OFFSET)
+                end = self._copy(fd, number, OPENING_OFFSET + len(data))
+                fsio.sync(fd)
+        except BaseException:
+            _discard(fsio, [temporary])
+            raise
         finally:
             fsio.close(fd)
         fsio.rename(temporary, path)
@@ -320,8 +375,15 @@ class _Repair:
         return end
 
 
-def _keep(fsio: Fsio, path: str, folder: str) -> str:
-    """Give the file a name in `folder` too, one that is free; the new path."""
+def _discard(fsio: Fsio, paths: list[str]) -> None:
+    """Take back names that were given, as far as they are there and that can be done."""
+    for path in paths:
+        with suppress(OSError):
+            fsio.unlink(path)
+
+
+def _free_name(fsio: Fsio, path: str, folder: str) -> str:
+    """A path in `folder` for what is at `path`, with its own name or one like it."""
     name = os.path.basename(path)
     taken = set(fsio.list_directory(folder))
     count = 0
@@ -329,6 +391,4 @@ def _keep(fsio: Fsio, path: str, folder: str) -> str:
     while new in taken:
         count += 1
         new = f"{name}.{count}"
-    target = os.path.join(folder, new)
-    link_or_copy(fsio, path, target)
-    return target
+    return os.path.join(folder, new)

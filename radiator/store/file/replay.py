@@ -7,6 +7,8 @@ not. Called by: `survey`.
     base     the newest segment whose opening batch verifies: its state is where the reading begins
     older    those that it lists, up to their stated ends: searched for what is alive
     later    the base and every segment after it: replayed in order, up to the tail that was never synced
+    a gap    where something of the replayed part cannot be read: the index that a clean stop saved says what was lost
+             there; else nobody knows what a queue got behind it, unless a later id of that queue was found
     at last  every id between a queue's floor and its next id is dead or located, or it is gone
 """
 
@@ -17,6 +19,8 @@ from typing import Any
 
 from radiator.errors import CorruptRecord
 from radiator.store.base import Progress, Reason
+from radiator.store.file.cache import load_index
+from radiator.store.file.ledger import Ledger
 from radiator.store.file.record import (
     COUNTS,
     DEFINE,
@@ -50,6 +54,9 @@ class Replay:
         self.last = -1  # the address of the record that was put last
         self.gaps = False
         self.opening_lost = False
+        self.next_at_gap: dict[int, int] = {}  # the next id of each queue at the last place where ids may be lost
+        self.jumped: dict[int, int] = {}  # where a queue's ids jumped as after an unclean end
+        self.ahead: dict[int, dict[int, tuple[int, int, int]]] = {}  # by queue and id: places in the segment being read
         self.first_unknown = 1  # queues below this are in the base's opening batch, or were dropped before
 
     def run(self) -> None:
@@ -66,6 +73,17 @@ class Replay:
         for number in sorted(found.segments):
             if number >= base:
                 self._replay(found.segments[number], opening=openings if number == base else None)
+        mark = found.watermark
+        if found.newest:
+            self._cut(found.segments[found.newest])
+        newer = found.strangers if mark is None else [mark.address >> 32]
+        if found.newest < max([*newer, *found.unopened], default=0):
+            self._gap()  # a newer one is gone
+        saved = self._saved() if found.uncertain else None
+        if saved is not None:
+            self._recall(saved)
+        elif found.uncertain:
+            self._unknown_ends()
         self._suspects()
         self._missing()
         self._account()
@@ -103,7 +121,8 @@ class Replay:
             for first, last in dead:
                 queue.index.kill(first, last)
         elif kind == COUNTS:
-            found.queues[event[1]].counts = dict(event[2])
+            if event[1] in found.queues:
+                found.queues[event[1]].counts = dict(event[2])
         elif kind == SEGMENT:
             found.stated[event[1]] = event[2]
 
@@ -112,6 +131,8 @@ class Replay:
         found = self.found
         end = found.stated.get(segment.number)
         if end is None:
+            if segment.file.path != found.names.segment(segment.number):
+                return  # by the name it has, recovery does look at it
             # Recovery does not look into it: nothing in it counts, damage neither.
             segment.broken = False
             found.findings = [
@@ -138,6 +159,8 @@ class Replay:
         found = self.found
         newest = segment.number == found.newest
         segment.role = "newest" if newest else "replayed"
+        if self.opening_lost and opening is None:
+            self._gap()  # nothing says where its predecessor ended
         start = OPENING_OFFSET
         if opening is not None:
             start = opening.offset + opening.length
@@ -147,12 +170,18 @@ class Replay:
         if mark is not None and mark.address >> 32 == segment.number:
             segment.durable = max(segment.durable, mark.address & 0xFFFFFFFF)
         segment.end = start
+        if opening is None:
+            self._look_ahead(segment)
         for batch in self._batches(segment, start, None, True):
             segment.end = batch.offset + batch.length
             if batch.flags & OPENING and opening is None:
                 continue  # a later segment whose own opening was not good enough to begin with
+            alone = found.base is None and len(found.segments) == 1 and batch.offset == OPENING_OFFSET
             for event in self._without_copies(segment, batch):
-                self._apply(event)
+                if alone and event[0] in (NEXT_QUEUE, STATE, COUNTS, SEGMENT):
+                    self._apply_state(event)  # what is left of the only opening batch that there is
+                else:
+                    self._apply(event)
 
     def _batches(self, segment: SegmentView, offset: int, end: int | None, payloads: bool) -> Iterator[Batch]:
         """Every batch from `offset` to `end` (None: to the unsynced tail); damage is noted, and gone around."""
@@ -178,6 +207,8 @@ class Replay:
                 batch = file.salvage(offset, file.size if end is None else end)
             found.batches += 1
             yield batch
+            if not batch.whole and end is None:
+                self._gap()
             offset = batch.offset + batch.length
             self.done = begun + offset
             self.progress("reading the log", self.done, self.total)
@@ -187,7 +218,13 @@ class Replay:
                 found.find("batch", file.path, what, segment=segment.number, offset=offset)
                 segment.broken = True
                 self.gaps = True
+                self._gap()
         self.done = begun + file.size
+
+    def _gap(self) -> None:
+        """Here stood something of the replayed part that cannot be read: sends, acknowledgements, new queues."""
+        self.found.uncertain = True
+        self.next_at_gap = {number: queue.index.next for number, queue in self.found.queues.items()}
 
     def _without_copies(self, segment: SegmentView, batch: Batch) -> list[tuple[Any, ...]]:
         """The batch's events without the damaged copies of messages that are whole elsewhere."""
@@ -222,7 +259,22 @@ class Replay:
             what = f"an unsynced tail begins here and does not count: {why}"
             # Only the newest segment has one; of another one nobody can tell any more where it ended.
             damage = segment.role != "newest"
+            if damage:
+                self._gap()
             self.found.find("tail", segment.file.path, what, damage=damage, segment=segment.number, offset=offset)
+
+    def _cut(self, segment: SegmentView) -> None:
+        """A file is made in its whole size, and cut to its end by a clean stop or a snapshot; else from outside."""
+        mark = self.found.watermark
+        if segment.file.size >= segment.capacity or (
+            mark is not None and mark.address == segment.number << 32 | segment.end
+        ):
+            return
+        what = (
+            f"the file has {segment.file.size} bytes and was made for {segment.capacity}, and no clean stop cut it: if "
+            "something else did, what stood behind its end is lost, and nothing here can say whether it was synced"
+        )
+        self.found.find("cut", segment.file.path, what, damage=False, segment=segment.number, offset=segment.end)
 
     def _put(self, queue: QueueView, id: int, address: int, length: int, deliveries: int) -> None:
         queue.index.put(id, address, length, deliveries)
@@ -239,7 +291,7 @@ class Replay:
             queue = found.queues.get(number) or self._unknown(number)
             if queue is not None:
                 if self.opening_lost and id - queue.index.next >= HOLE:
-                    queue.index.skip(queue.index.next + HOLE)  # the opening batch that is lost had said so
+                    self._jump(queue)  # the opening batch that is lost had said so
                 self._put(queue, id, address, length, deliveries)
         elif kind == SETTLED:
             self._note_aside(event)
@@ -268,6 +320,72 @@ class Replay:
         what = "its definition is lost, and its name with it"
         found.find("queue", found.names.log, what, queue=queue.name, number=number)
         return queue
+
+    def _jump(self, queue: QueueView) -> None:
+        """Ids were skipped as after an unclean end. Those that copies further on in this segment have were not."""
+        index, first = queue.index, queue.index.next
+        for id, place in sorted(self.ahead.get(queue.number, {}).items()):
+            if first <= id < first + HOLE:
+                index.skip(id)
+                index.put(id, *place)
+        self.jumped.setdefault(queue.number, index.next)
+        index.skip(first + HOLE)
+
+    def _look_ahead(self, segment: SegmentView) -> None:
+        """Note the places of all messages in a segment whose opening batch is lost."""
+        self.ahead = {}
+        offset = OPENING_OFFSET
+        while offset < segment.file.size:
+            try:
+                batch = segment.file.batch(offset, payloads=False)
+            except CorruptRecord:
+                if offset >= segment.durable:
+                    break
+                batch = segment.file.salvage(offset, segment.file.size)
+            for event in batch.events:
+                if event[0] == PUT:
+                    _, number, id, address, length, deliveries, _, _ = event
+                    self.ahead.setdefault(number, {})[id] = (address, length, deliveries)
+            offset += batch.length
+
+    def _unknown_ends(self) -> None:
+        """Where nothing that was read behind the last gap says how far a queue had come."""
+        found = self.found
+        for number, queue in sorted(found.queues.items()):
+            if number in self.jumped:
+                found.unknown.append((queue, self.jumped[number]))
+            elif self.next_at_gap.get(number) == queue.index.next:
+                found.unknown.append((queue, queue.index.next))
+
+    def _saved(self) -> Ledger | None:
+        """The index as the last clean stop saved it, where that stop is the end of this log."""
+        found = self.found
+        mark = found.watermark
+        if mark is None or not mark.clean or mark.address >> 32 < found.newest:
+            return None
+
+        def report(event: str, **fields: Any) -> None:
+            """A saved index that cannot be used is no damage."""
+
+        loaded = load_index(found.fsio, found.names, found.store_id, mark, report)
+        return None if loaded is None else loaded[0]
+
+    def _recall(self, saved: Ledger) -> None:
+        """Let the saved index say what was alive: so what is lost behind a gap has its ids, and the settled stay so."""
+        found = self.found
+        found.uncertain = False
+        found.next_queue = max(found.next_queue, saved.next_queue)
+        found.findings = [finding for finding in found.findings if finding.kind != "queue"]
+        found.queues = {number: found.queues[number] for number in found.queues if number in saved.queues}
+        for number, known in sorted(saved.queues.items()):
+            queue = found.queues.setdefault(number, QueueView(number, known.name))
+            queue.name, queue.name_lost = known.name, False
+            index, end = queue.index, known.index.next
+            if index.next < end:  # the ids up to there are missing then, and those that were dead are made so
+                index.put(end, 0, 0)
+                index.kill(end, end)
+            for first, last in ((1, known.index.floor - 1), *known.index.dead_ranges()):
+                index.kill(first, last)
 
     def _note_aside(self, event: tuple[Any, ...]) -> None:
         if event[2] == Reason.DAMAGED and event[1] in self.found.queues:

@@ -3,6 +3,7 @@
 It must never write into the store it copies, nor call anything complete before it was read back and synced.
 Called by: the commands `store snapshot` and `store restore`.
 
+    both      begin with a locked marker and end with its removal: what is beside one may be made again
     snapshot  the newest segment's opening batch ▸ the older ones it lists are linked ▸ the newest is copied up to the
               last batch that verifies ▸ still the newest? else again ▸ FORMAT, watermark ▸ recovery reads it ▸ manifest
     restore   manifest ▸ older segments linked or copied, the newest copied ▸ recovery reads it ▸ FORMAT, last
@@ -25,23 +26,27 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 from zlib import crc32
 
-from radiator.errors import CorruptRecord, StoreDamaged, StoreFailed
+from radiator.errors import CorruptRecord, StoreDamaged, StoreFailed, StoreLocked
 from radiator.store.base import Progress
 from radiator.store.file.copying import copy_file, copy_open, link_or_copy
-from radiator.store.file.format import Format, Names, encode_format, read_format, replace_file
-from radiator.store.file.fsio import Fsio
+from radiator.store.file.format import Format, Names, encode_format, lock_directory, read_format, replace_file
+from radiator.store.file.fsio import Fsio, naming
 from radiator.store.file.inspect import would_start
 from radiator.store.file.record import OPENING, SEGMENT
 from radiator.store.file.salvage import SegmentFile
 from radiator.store.file.segment import OPENING_OFFSET, address_of
+from radiator.store.file.survey import require_store
 from radiator.store.file.views import no_progress
 from radiator.store.file.watermark import Watermark, read_watermark, write_watermark
 
 __all__ = ["Manifest", "read_manifest", "restore", "snapshot"]
 
+_MARKER = "incomplete.tmp"
 _TRIES = 50
 _SAME_TRIES = 3
 _MANIFEST = re.compile(
@@ -90,7 +95,8 @@ def read_manifest(fsio: Fsio, directory: str) -> Manifest:
     except (FileNotFoundError, NotADirectoryError):
         raise StoreDamaged(f"{path} is missing: this is no snapshot, or one that did not come to its end") from None
     try:
-        data = bytes(fsio.read(fd, 0, fsio.size(fd)))
+        with naming(path):
+            data = bytes(fsio.read(fd, 0, fsio.size(fd)))
     finally:
         fsio.close(fd)
     match = _MANIFEST.fullmatch(data)
@@ -114,47 +120,78 @@ def snapshot(fsio: Fsio, names: Names, directory: str, *, wall_ms: int, progress
     """
     form = _format(fsio, names)
     target = Names(directory)
-    _make_empty(fsio, target)
-    taken = _Snapshot(fsio, names, target, form, wall_ms, progress)
+    _check_outside(directory, names.directory, "the store")
+    with _making(fsio, target, "manifest"):
+        manifest = _take(_Snapshot(fsio, names, target, form, wall_ms, progress))
+        _finish(fsio, target, form, manifest, progress)
+        replace_file(fsio, target.format, encode_format(form))
+        replace_file(fsio, _manifest_path(directory), encode_manifest(manifest))
+    return manifest
+
+
+def _take(taken: _Snapshot) -> Manifest:
+    """The copies, as soon as nothing changes while they are made."""
     reasons: list[str] = []
     while True:
         try:
-            manifest = taken.copy()
-            break
+            return taken.copy()
         except _Again as error:
             reasons.append(str(error))
         # A daemon that writes gives another reason each time; damage gives the same.
         if len(reasons) == _TRIES or reasons.count(reasons[-1]) == _SAME_TRIES:
-            raise StoreDamaged(f"{names.log} could not be copied: {reasons[-1]}; see `radiator store check`")
-    _finish(fsio, target, form, manifest, progress)
-    replace_file(fsio, target.format, encode_format(form))
-    replace_file(fsio, _manifest_path(directory), encode_manifest(manifest))
-    fsio.sync_directory(os.path.dirname(os.path.abspath(directory)))
-    return manifest
+            raise StoreDamaged(f"{taken.names.log} could not be copied: {reasons[-1]}; see `radiator store check`")
 
 
 def _format(fsio: Fsio, names: Names) -> Format:
     try:
         form = read_format(fsio, names)
     except NotADirectoryError:
-        form = None
+        form = None  # said below
     if form is None:
-        raise StoreFailed(f"{names.directory} holds no store: there is no FORMAT file")
+        require_store(fsio, names)
+        raise StoreDamaged(f"{names.format} is missing, a broken store gives no snapshot; see `radiator store check`")
     return form
 
 
-def _make_empty(fsio: Fsio, target: Names) -> None:
-    """Make the directories of a store in a place that must hold nothing."""
+def _check_outside(directory: str, origin: str, what: str) -> None:
+    """StoreFailed where `directory` is in `origin`, into which nothing must be written."""
+    inner, outer = os.path.realpath(directory), os.path.realpath(origin)
+    if inner.startswith(os.path.join(outer, "")):
+        raise StoreFailed(f"{directory} is inside {what} {origin}: name a directory outside of it")
+
+
+@contextmanager
+def _making(fsio: Fsio, target: Names, last: str) -> Iterator[None]:
+    """Make the directories of a store in a place that must hold nothing; `last` is the file that will complete it.
+
+    Until then a marker is there, locked: what lies beside it was left by one that was cut short, and is made again.
+    """
     try:
-        strange = fsio.list_directory(target.directory)
+        entries = fsio.list_directory(target.directory)
     except FileNotFoundError:
-        strange = []
+        entries = []
     except NotADirectoryError:
-        strange = ["it is a file"]
-    if strange:
-        raise StoreFailed(f"{target.directory} is not empty ({strange[0]}): name a directory that is empty or absent")
-    for path in (target.directory, target.log, target.quarantine):
-        fsio.make_directory(path)
+        raise StoreFailed(f"{target.directory} is a file: name a directory that is empty or absent") from None
+    if entries and (_MARKER not in entries or last in entries):
+        raise StoreFailed(f"{target.directory} is not empty ({entries[0]}): name a directory that is empty or absent")
+    fsio.make_directory(target.directory)
+    marker = os.path.join(target.directory, _MARKER)
+    try:
+        lock = fsio.lock(marker)
+    except BlockingIOError:
+        raise StoreLocked(f"another radiator makes {target.directory} at this moment: {marker} is locked") from None
+    try:
+        fsio.sync_directory(target.directory)
+        for path in (target.log, target.quarantine):
+            fsio.make_directory(path)
+        for name in fsio.list_directory(target.log):
+            fsio.unlink(os.path.join(target.log, name))
+        yield
+        fsio.unlink(marker)
+        fsio.sync_directory(target.directory)
+        fsio.sync_directory(os.path.dirname(os.path.abspath(target.directory)))
+    finally:
+        fsio.close(lock)
 
 
 def _finish(fsio: Fsio, target: Names, form: Format, manifest: Manifest, progress: Progress) -> None:
@@ -280,8 +317,10 @@ class _Snapshot:
 def restore(fsio: Fsio, source: str, names: Names, *, progress: Progress = no_progress) -> Manifest:
     """Make a store at `names` of the snapshot in `source`; the directory must be absent or empty.
 
-    StoreDamaged where the snapshot is not complete or does not verify, StoreFailed where the directory is not empty.
+    StoreDamaged where the snapshot is not complete or does not verify, StoreFailed where the directory is not empty,
+    StoreLocked where it is the one of a running daemon.
     """
+    _check_snapshot(fsio, source)
     manifest = read_manifest(fsio, source)
     origin = Names(source)
     form = read_format(fsio, origin)
@@ -298,7 +337,36 @@ def restore(fsio: Fsio, source: str, names: Names, *, progress: Progress = no_pr
                 raise StoreDamaged(f"{path} has {fsio.size(fd)} bytes, and the manifest says {end}")
         finally:
             fsio.close(fd)
-    _make_empty(fsio, names)
+    _check_outside(names.directory, source, "the snapshot")
+    _check_unlocked(fsio, names)
+    with _making(fsio, names, "FORMAT"):
+        linked = _fill(fsio, origin, names, manifest, progress)
+        _finish(fsio, names, form, manifest, progress)
+        # The last step: a directory without it is no store.
+        replace_file(fsio, names.format, encode_format(form))
+    return manifest._replace(linked=linked)
+
+
+def _check_snapshot(fsio: Fsio, source: str) -> None:
+    try:
+        fsio.list_directory(source)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        what = "is not there" if isinstance(error, FileNotFoundError) else "is no directory"
+        raise StoreFailed(f"{source} {what}: name a directory that `radiator store snapshot` made") from None
+
+
+def _check_unlocked(fsio: Fsio, names: Names) -> None:
+    """StoreLocked where a daemon is at work; what is there already is for `_making`."""
+    try:
+        entries = fsio.list_directory(names.directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    if "lock" in entries:
+        fsio.close(lock_directory(fsio, names))
+
+
+def _fill(fsio: Fsio, origin: Names, names: Names, manifest: Manifest, progress: Progress) -> int:
+    """Have the segments of the snapshot; how many are links."""
     total = sum(end for _, end in manifest.segments)
     done = linked = 0
 
@@ -313,8 +381,4 @@ def restore(fsio: Fsio, source: str, names: Names, *, progress: Progress = no_pr
         linked += link_or_copy(fsio, origin.segment(number), names.segment(number), piece)
         done = before + end
     copy_file(fsio, origin.segment(newest), names.segment(newest), newest_end, piece)
-    _finish(fsio, names, form, manifest, progress)
-    # The last step: a directory without it is no store.
-    replace_file(fsio, names.format, encode_format(form))
-    fsio.sync_directory(os.path.dirname(os.path.abspath(names.directory)))
-    return manifest._replace(linked=linked)
+    return linked

@@ -8,13 +8,12 @@ It must never write, and never stop at damage. Called by: `inspect`, `repair`.
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
 from radiator.errors import CorruptRecord, StoreDamaged, StoreFailed
 from radiator.store.base import Progress
 from radiator.store.file.format import Names, check_directory, read_format
 from radiator.store.file.fsio import Fsio
-from radiator.store.file.record import BLOCK, decode_segment_header
+from radiator.store.file.record import BLOCK, SegmentHeader, decode_segment_header
 from radiator.store.file.replay import Replay
 from radiator.store.file.salvage import SegmentFile
 from radiator.store.file.views import SegmentView, Survey, no_progress
@@ -46,8 +45,10 @@ def require_store(fsio: Fsio, names: Names) -> None:
     """StoreFailed where there is no store, not even a broken one."""
     try:
         entries = fsio.list_directory(names.directory)
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         raise StoreFailed(f"{names.directory} is not there: name the data directory of a store") from None
+    except NotADirectoryError:
+        raise StoreFailed(f"{names.directory} is no directory: name the data directory of a store") from None
     if "FORMAT" in entries:
         return
     if not {"log", "watermark"} & set(entries):
@@ -73,52 +74,102 @@ def _open(found: Survey, deep: bool) -> None:
     except StoreDamaged as error:
         found.find("format", names.format, f"{error}")
     except OSError as error:
+        found.odd.append(names.format)
         found.find("format", names.format, f"it cannot be read: {error.strerror or error}")
+    headers: dict[int, SegmentHeader | CorruptRecord] = {}
+    files: dict[int, SegmentFile] = {}
+    try:
+        _open_segments(found, deep, files, headers)
+        votes = Counter(header.store_id for header in headers.values() if not isinstance(header, CorruptRecord))
+        if found.format is not None and len(votes) == 1 and found.format.store_id not in votes:
+            found.format = None
+            found.find("format", names.format, "it is that of another store than all segments are of")
+        if found.format is not None:
+            found.store_id = found.format.store_id
+        else:
+            found.store_id = votes.most_common(1)[0][0] if votes else bytes(16)
+        _arrange(found, files, headers)
+    finally:
+        for file in files.values():
+            file.close()
+    if not found.segments:
+        found.find("log", names.log, "there is no segment, and every store has one")
+    _watermark(found)
+
+
+def _open_segments(
+    found: Survey, deep: bool, files: dict[int, SegmentFile], headers: dict[int, SegmentHeader | CorruptRecord]
+) -> None:
+    """Open every file that has a segment's name, and read its header."""
+    fsio, names = found.fsio, found.names
     numbers: list[int] = []
     try:
         numbers = names.segments(fsio)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         found.find("log", names.log, "the directory of the segments is missing")
-    headers: dict[int, Any] = {}
     for number in numbers:
         path = names.segment(number)
         try:
-            file = SegmentFile(fsio, path, number)
-        except FileNotFoundError:
-            continue  # unlinked by a running daemon between two looks
+            file = files[number] = SegmentFile(fsio, path, number)
         except OSError as error:
+            if isinstance(error, FileNotFoundError) and number not in names.segments(fsio):
+                continue  # unlinked by a running daemon between two looks
+            found.odd.append(path)
+            found.unopened.append(number)
             found.find("segment", path, f"it cannot be opened: {error.strerror or error}", segment=number)
             continue
-        found.segments[number] = SegmentView(number, file)
         if deep:
             fsio.drop_cache(file.fd)  # what the device has, not what memory remembers
         try:
             headers[number] = decode_segment_header(file.get(0, BLOCK))
         except CorruptRecord as error:
             headers[number] = error
-    if found.format is not None:
-        found.store_id = found.format.store_id
-    else:
-        votes = Counter(header.store_id for header in headers.values() if not isinstance(header, CorruptRecord))
-        found.store_id = votes.most_common(1)[0][0] if votes else bytes(16)
+
+
+def _arrange(found: Survey, files: dict[int, SegmentFile], headers: dict[int, SegmentHeader | CorruptRecord]) -> None:
+    """Give each file the number that it has, by its header where its name says another one and that place is free.
+
+    A stranger finds no place: it is moved out of the way by a repair. `files` keeps none.
+    """
+    strangers = []
+    renamed = []
     for number, header in headers.items():
-        segment = found.segments[number]
-        segment.file.store_id = found.store_id
-        what = ""
         if isinstance(header, CorruptRecord):
-            what = f"the header block is damaged: {header}"
+            _place(found, files.pop(number), f"the header block is damaged: {header}", None)
         elif header.store_id != found.store_id:
-            what = "the segment belongs to another store"
+            strangers.append((number, "the segment belongs to another store"))
         elif header.number != number:
-            what = f"its header says it is segment {header.number}"
+            renamed.append((number, header))
         else:
-            segment.created_ms = header.created_ms
-        if what:
-            segment.broken = True
-            found.find("header", segment.file.path, what, segment=number, offset=0)
-    if not found.segments:
-        found.find("log", names.log, "there is no segment, and every store has one")
-    _watermark(found)
+            _place(found, files.pop(number), "", header)
+    for number, header in renamed:
+        if header.number in found.segments:
+            strangers.append((number, f"its header says it is segment {header.number}"))
+            continue
+        file = files.pop(number)
+        file.number = header.number
+        if header.number in found.unopened:
+            found.unopened.remove(header.number)
+        what = f"its header says it is segment {header.number}: it is read as that one"
+        _place(found, file, what, header)
+    for number, what in strangers:
+        file = files.pop(number)
+        found.odd.append(file.path)
+        found.strangers.append(number)
+        found.find("stranger", file.path, what, offset=0)
+        file.close()
+
+
+def _place(found: Survey, file: SegmentFile, what: str, header: SegmentHeader | None) -> None:
+    """Make the view of `file`; `what` is wrong with its header."""
+    file.store_id = found.store_id
+    segment = found.segments[file.number] = SegmentView(file.number, file)
+    if what:
+        segment.broken = True
+        found.find("header", file.path, what, segment=file.number, offset=0)
+    if header is not None:
+        segment.created_ms = header.created_ms
+        segment.capacity = header.capacity
 
 
 def _watermark(found: Survey) -> None:
@@ -126,6 +177,7 @@ def _watermark(found: Survey) -> None:
     try:
         found.watermark = mark = read_watermark(found.fsio, names.watermark, found.store_id)
     except OSError as error:
+        found.odd.append(names.watermark)
         found.find("watermark", names.watermark, f"it cannot be read: {error.strerror or error}")
         return
     if mark is not None and found.segments and mark.address >> 32 > found.newest:

@@ -68,7 +68,7 @@ class SegmentView:
     references, `live_bytes` the bytes of their records, each once.
     """
 
-    __slots__ = ("broken", "created_ms", "durable", "end", "file", "live", "live_bytes", "number", "role")
+    __slots__ = ("broken", "capacity", "created_ms", "durable", "end", "file", "live", "live_bytes", "number", "role")
 
     def __init__(self, number: int, file: SegmentFile) -> None:
         self.number = number
@@ -77,6 +77,7 @@ class SegmentView:
         self.end = file.size
         self.durable = 0
         self.broken = False
+        self.capacity = 0
         self.created_ms = 0
         self.live = 0
         self.live_bytes = 0
@@ -99,6 +100,11 @@ class Survey:
         self.findings: list[Finding] = []
         self.missing: list[tuple[QueueView, list[Range]]] = []
         self.damaged: list[tuple[QueueView, int, int]] = []  # messages that cannot be read: queue, id, address
+        self.odd: list[str] = []  # paths of what has the name of a file of the store, and is no file or not its own
+        self.unopened: list[int] = []  # numbers of segments among these that cannot be opened
+        self.strangers: list[int] = []  # numbers in the names of others that are no segments of this log
+        self.uncertain = False  # acknowledgements may be among what cannot be read
+        self.unknown: list[tuple[QueueView, int]] = []  # what was sent to the queue from this id on cannot be told
         self.dropped: set[int] = set()
         self.shared: set[int] = set()  # addresses of records with more than one reference
         self.batches = 0

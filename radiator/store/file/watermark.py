@@ -19,7 +19,7 @@ from struct import Struct
 from typing import NamedTuple
 from zlib import crc32
 
-from radiator.store.file.fsio import Fsio
+from radiator.store.file.fsio import Fsio, naming
 
 __all__ = ["SLOT_BYTES", "Watermark", "decode_slot", "encode_slot", "read_watermark", "write_watermark"]
 
@@ -61,7 +61,8 @@ def read_watermark(fsio: Fsio, path: str, store_id: bytes) -> Watermark | None:
     except FileNotFoundError:
         return None
     try:
-        data = bytes(fsio.read(fd, 0, 2 * SLOT_BYTES))
+        with naming(path):
+            data = bytes(fsio.read(fd, 0, 2 * SLOT_BYTES))
     finally:
         fsio.close(fd)
     slots = [decode_slot(store_id, data[start : start + SLOT_BYTES]) for start in (0, SLOT_BYTES)]
@@ -79,10 +80,11 @@ def write_watermark(fsio: Fsio, path: str, store_id: bytes, mark: Watermark, *, 
     try:
         data = encode_slot(store_id, mark)
         done = 0
-        while done < SLOT_BYTES:
-            done += fsio.write(fd, data[done:], mark.sequence % 2 * SLOT_BYTES + done)
-        if sync:
-            fsio.sync(fd)
+        with naming(path):
+            while done < SLOT_BYTES:
+                done += fsio.write(fd, data[done:], mark.sequence % 2 * SLOT_BYTES + done)
+            if sync:
+                fsio.sync(fd)
     finally:
         fsio.close(fd)
     if made and sync:

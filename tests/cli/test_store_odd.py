@@ -1,0 +1,345 @@
+"""The commands `radiator store …` where a store, a place or a stream is not what it should be: a line, a code, no harm.
+
+A directory, a pipe or a link stands where a file should; an output is closed or full; work was cut short.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_store_commands import contents, log_files, make, put
+
+import radiator
+from radiator.cli.commands import run
+from radiator.store.file import copying, snapshot
+from radiator.store.file.fsio import RealFsio
+
+Output = pytest.CaptureFixture[str]
+Harm = Callable[[Path], None]
+
+PATIENCE = 20.0
+READ_ONLY = (["check"], ["check", "--deep"], ["dump"], ["stats"], ["repair"])
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A store of several segments with 30 messages."""
+    directory = tmp_path / "data"
+    store = make(directory)
+    for number in range(30):
+        put(store, "/queue/a", b"%d" % number + b"x" * 5000)
+    store.close()
+    return directory
+
+
+def to_directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def to_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def to_nowhere(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("/nowhere/at/all")
+
+
+def to_itself(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path)
+
+
+def command(*arguments: str, **options: Any) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", "from radiator.cli import main; main()", "store", *arguments],
+        env={**os.environ, "PYTHONPATH": str(Path(radiator.__file__).parents[1])},
+        text=True,
+        stdin=subprocess.DEVNULL,
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
+    )
+
+
+def ids(data: Path, capsys: Output) -> list[str]:
+    capsys.readouterr()
+    assert run(["store", "dump", "--data-dir", str(data)]) == 0
+    return [json.loads(line)["message_id"] for line in capsys.readouterr().out.splitlines()]
+
+
+@pytest.mark.parametrize("harm", [to_directory, to_pipe, to_nowhere, to_itself])
+@pytest.mark.parametrize("which", ["FORMAT", "watermark", "oldest", "newest"])
+def test_what_is_no_file_is_damage_and_is_moved_away(which: str, harm: Harm, data: Path, capsys: Output) -> None:
+    whole = ids(data, capsys)
+    segments = log_files(data)
+    path = {"oldest": segments[0], "newest": segments[-1]}.get(which, data / which)
+    harm(path)
+    before = contents(data)
+    harmless = which == "watermark" and harm is to_nowhere  # as if there were none
+    for arguments in READ_ONLY:
+        assert run(["store", *arguments, "--data-dir", str(data)]) == (0 if harmless else 65), arguments
+        told = capsys.readouterr()
+        assert harmless or str(path) in told.out + told.err
+    assert contents(data) == before
+    assert run(["store", "repair", "--yes", "--json", "--data-dir", str(data)]) == 0
+    named = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert harmless or os.path.lexists(data / "quarantine" / path.name) or which == "FORMAT"
+    assert run(["store", "check", "--deep", "--data-dir", str(data)]) == 0
+    lost = set(whole) - set(ids(data, capsys))
+    assert bool(lost) == (which in ("oldest", "newest"))
+    for message in lost:
+        number, id = map(int, message.split("-"))
+        assert any(
+            number == entry["number"] and entry["first"] <= id and (entry["last"] is None or id <= entry["last"])
+            for entry in named
+        )
+    make(data).close()
+
+
+def test_files_with_each_others_names(data: Path, capsys: Output) -> None:
+    whole = ids(data, capsys)
+    first, second = log_files(data)[:2]
+    aside = first.with_suffix(".aside")
+    for source, target in ((first, aside), (second, first), (aside, second)):
+        source.rename(target)
+    assert run(["store", "check", "--data-dir", str(data)]) == 65
+    assert f"it is segment {int(second.stem)}: it is read as that one" in capsys.readouterr().out
+    assert run(["store", "repair", "--yes", "--data-dir", str(data)]) == 0
+    assert ids(data, capsys) == whole
+    make(data).close()
+
+
+def test_a_lost_end_is_told_in_words_and_to_programs(data: Path, capsys: Output) -> None:
+    number = int(ids(data, capsys)[0].split("-")[0])
+    log_files(data)[-1].unlink()
+    assert run(["store", "repair", "--data-dir", str(data)]) == 65
+    told = capsys.readouterr().out
+    assert f"unknown: /queue/a: message {number}-" in told
+    assert "may be delivered again" in told
+    assert run(["store", "repair", "--json", "--data-dir", str(data)]) == 65
+    entry = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (entry["queue"], entry["number"], entry["last"], entry["why"]) == ("/queue/a", number, None, "unknown")
+    assert f"{number}-{entry['first'] - 1}" in told or entry["first"] > 1
+
+
+def test_a_newest_segment_that_was_cut_is_mentioned(tmp_path: Path, capsys: Output) -> None:
+    """After an unclean end nothing tells it from a tail that was never synced, but that the file was larger."""
+    directory, copy = tmp_path / "data", tmp_path / "copy"
+    store = make(directory)
+    for number in range(3):
+        put(store, "/queue/a", b"%d" % number + b"x" * 5000)
+    shutil.copytree(directory, copy)
+    store.close()
+    (copy / "watermark").unlink()
+    for harmed in (False, True):
+        assert run(["store", "check", "--data-dir", str(copy)]) == 0
+        assert ("and no clean stop cut it" in capsys.readouterr().out) == harmed
+        os.truncate(log_files(copy)[-1], 16384)
+    assert run(["store", "check", "--data-dir", str(directory)]) == 0
+    assert "clean stop" not in capsys.readouterr().out
+
+
+def test_a_hopeless_store_gets_no_plan(data: Path, capsys: Output) -> None:
+    for path in log_files(data):
+        path.write_bytes(path.read_bytes()[:4096] + bytes(8192))
+    before = contents(data)
+    for options in ([], ["--yes"]):
+        assert run(["store", "repair", *options, "--data-dir", str(data)]) == 65
+        told = capsys.readouterr()
+        assert told.out == ""
+        assert told.err.count("\n") == 1
+        assert "`radiator store dump` shows what is readable" in told.err
+    assert contents(data) == before
+
+
+# ---------------------------------------------------------------------- places
+
+
+def test_nothing_is_written_into_what_is_copied(data: Path, tmp_path: Path, capsys: Output) -> None:
+    before = contents(data)
+    for inside in ("sub", "quarantine", "log/deep"):
+        assert run(["store", "snapshot", str(data / inside), "--data-dir", str(data)]) == 74
+        assert "is inside the store" in capsys.readouterr().err
+    assert contents(data) == before
+    saved = tmp_path / "saved"
+    assert run(["store", "snapshot", str(saved), "--data-dir", str(data)]) == 0
+    before = contents(saved)
+    assert run(["store", "restore", str(saved), "--data-dir", str(saved / "sub")]) == 74
+    assert "is inside the snapshot" in capsys.readouterr().err
+    assert contents(saved) == before
+
+
+@pytest.mark.parametrize(("name", "code"), [("absent", 74), ("file", 74), ("empty", 65)])
+def test_where_there_is_no_snapshot(name: str, code: int, tmp_path: Path, capsys: Output) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "empty").mkdir()
+    target = tmp_path / "target"
+    assert run(["store", "restore", str(tmp_path / name), "--data-dir", str(target)]) == code
+    told = capsys.readouterr()
+    assert told.err.startswith(f"radiator: {tmp_path / name}")
+    assert told.err.count("\n") == 1
+    assert not target.exists()
+
+
+def test_a_store_without_format_gives_no_snapshot_and_is_damaged(data: Path, tmp_path: Path, capsys: Output) -> None:
+    (data / "FORMAT").unlink()
+    assert run(["store", "snapshot", str(tmp_path / "saved"), "--data-dir", str(data)]) == 65
+    assert str(data / "FORMAT") in capsys.readouterr().err
+    assert not (tmp_path / "saved").exists()
+
+
+class Cut(BaseException):
+    """The end of a process, at that moment."""
+
+
+@pytest.mark.parametrize("what", ["snapshot", "restore"])
+def test_what_was_cut_short_can_be_run_again(
+    what: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output
+) -> None:
+    saved, restored = tmp_path / "saved", tmp_path / "restored"
+    if what == "restore":
+        assert run(["store", "snapshot", str(saved), "--data-dir", str(data)]) == 0
+    arguments = ["snapshot", str(saved)] if what == "snapshot" else ["restore", str(saved)]
+    target, place = (saved, data) if what == "snapshot" else (restored, restored)
+    for moment in ("copy_open", "write_watermark", "would_start", "encode_format"):
+
+        def cut(*_: object, **__: object) -> None:
+            raise Cut
+
+        for module in (snapshot, copying):
+            if hasattr(module, moment):
+                monkeypatch.setattr(module, moment, cut)
+        with pytest.raises(Cut):
+            run(["store", *arguments, "--data-dir", str(place)])
+        monkeypatch.undo()
+        assert (target / "incomplete.tmp").exists()
+        with pytest.raises(Exception, match="FORMAT"):
+            make(target)
+    assert run(["store", *arguments, "--data-dir", str(place)]) == 0
+    assert not (target / "incomplete.tmp").exists()
+    whole = ids(data, capsys)
+    assert ids(target, capsys) == whole
+    assert run(["store", *arguments, "--data-dir", str(place)]) == 74
+
+
+def test_two_at_once(data: Path, tmp_path: Path, capsys: Output) -> None:
+    saved = tmp_path / "saved"
+    saved.mkdir()
+    lock = RealFsio().lock(str(saved / "incomplete.tmp"))
+    assert run(["store", "snapshot", str(saved), "--data-dir", str(data)]) == 69
+    assert "another radiator makes" in capsys.readouterr().err
+    RealFsio().close(lock)
+    assert run(["store", "snapshot", str(saved), "--data-dir", str(data)]) == 0
+
+
+# ---------------------------------------------------------------------- room
+
+
+class Full(RealFsio):
+    """A disk with room for so many bytes more; it knows no links."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room = room
+
+    def write(self, fd: int, data: bytes | bytearray | memoryview, offset: int) -> int:
+        self.room -= len(data)
+        if self.room < 0:
+            raise OSError(28, "No space left on device")
+        return super().write(fd, data, offset)
+
+    def link(self, source: str, target: str) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+
+@pytest.mark.parametrize("room", [(0, 0), (0, 10000), (1, 0), (1, 6000), (1, 10000)])
+def test_a_full_disk_is_named_and_a_repair_gives_its_room_back(
+    room: tuple[int, int], data: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output
+) -> None:
+    path = log_files(data)[1]
+    broken = bytearray(path.read_bytes())
+    broken[broken.index(b"x" * 100) + 50] ^= 1
+    path.write_bytes(broken)
+    before = contents(data)
+    size = room[0] * len(broken) + room[1]
+    monkeypatch.setattr("radiator.cli.store_change.RealFsio", lambda: Full(size))
+    for _ in range(2):
+        assert run(["store", "repair", "--yes", "--data-dir", str(data)]) == 74
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"radiator: {data}/")
+        assert line.endswith("No space left on device")
+        assert contents(data) == before
+    monkeypatch.undo()
+    assert run(["store", "repair", "--yes", "--data-dir", str(data)]) == 0
+    assert [found.name for found in (data / "quarantine").iterdir()] == [path.name]
+
+
+def test_a_plan_from_a_disk_that_is_read_only(data: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
+    """As a failing disk should be mounted before anything is tried."""
+
+    def read_only(self: RealFsio, path: str) -> int:
+        raise OSError(errno.EROFS, "Read-only file system", path)
+
+    monkeypatch.setattr(RealFsio, "lock", read_only)
+    assert run(["store", "repair", "--data-dir", str(data)]) == 0
+    log_files(data)[1].unlink()
+    before = contents(data)
+    assert run(["store", "repair", "--data-dir", str(data)]) == 65
+    assert "gone: /queue/a: message" in capsys.readouterr().out
+    assert run(["store", "repair", "--yes", "--data-dir", str(data)]) == 74
+    assert "Read-only file system" in capsys.readouterr().err
+    assert contents(data) == before
+
+
+# ---------------------------------------------------------------------- streams
+
+
+@pytest.mark.parametrize("arguments", [["check"], ["dump"], ["dump", "--records"], ["stats"], ["stats", "--json"]])
+def test_an_output_that_is_closed_or_full(arguments: list[str], data: Path) -> None:
+    options = [*arguments, "--data-dir", str(data)]
+    with command(*options, preexec_fn=lambda: os.close(1)) as process:
+        _, told = process.communicate(timeout=PATIENCE)
+        assert (process.returncode, told.count("\n")) == (74, 1), told
+    with open("/dev/full", "w") as full, command(*options, stdout=full) as process:
+        _, told = process.communicate(timeout=PATIENCE)
+        assert (process.returncode, told.count("\n")) == (74, 1), told
+    with command(*options, preexec_fn=lambda: os.close(2)) as process:
+        told, _ = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0
+        assert told
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w") as gone, command(*options, stdout=gone) as process:
+        _, told = process.communicate(timeout=PATIENCE)
+        assert (process.returncode, told) == (74, "")
+
+
+def test_an_interrupt_of_a_repair_leaves_a_store_to_repair(data: Path, tmp_path: Path, capsys: Output) -> None:
+    """Whenever it comes: the plan is out when the work begins, so this is after the one and maybe in the other."""
+    whole = set(ids(data, capsys))
+    path = log_files(data)[1]
+    broken = bytearray(path.read_bytes())
+    broken[broken.index(b"x" * 100) + 50] ^= 1
+    path.write_bytes(broken)
+    for number in (signal.SIGINT, signal.SIGKILL):
+        copy = tmp_path / f"copy-{number}"
+        shutil.copytree(data, copy)
+        with command("repair", "--yes", "--data-dir", str(copy)) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            process.send_signal(number)
+            process.communicate(timeout=PATIENCE)
+        assert run(["store", "repair", "--yes", "--data-dir", str(copy)]) == 0
+        assert len(whole - set(ids(copy, capsys))) == 1
+        assert any(found.read_bytes() == bytes(broken) for found in (copy / "quarantine").iterdir())
