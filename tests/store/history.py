@@ -20,7 +20,7 @@ from simdisk import SimDisk
 from radiator.errors import Refused, StoreFailed
 from radiator.message import Delivery, Message
 from radiator.store.base import Reason, StoreQueue
-from radiator.store.file.engine import FileStore
+from radiator.store.file.engine import INDEX_FROM, FileStore
 from radiator.store.file.format import Names
 from radiator.store.file.fsio import Fsio
 from radiator.store.file.snapshot import restore, snapshot
@@ -108,6 +108,7 @@ class History(World):
         # One queue is forgotten: its messages pin segments, until they are copied.
         self.forgotten = rng.choice(("", "/queue/1"))
         self.fills = rng.random() < 0.3  # the disk gets full, and has room again
+        self.indexed = rng.random() < 0.5  # a clean stop saves the index
         self.refused = 0
         self.snapshots_begun = 0
         self.snapshots: dict[str, State] = {}
@@ -128,6 +129,8 @@ class History(World):
             jobs=LateJobs(self.rng) if late else InlineJobs(),
             report=lambda event, **fields: self.events.append((event, fields)),
             entropy=self.rng.randbytes,
+            index_from=0 if self.indexed else INDEX_FROM,
+            clock=lambda: 0.0,
         )
 
     def consumes(self, queue: StoreQueue) -> bool:
@@ -321,7 +324,12 @@ class History(World):
 
     def rescan(self) -> None:
         """The counters and the index of the running store, against the other reader; the snapshots as they were."""
-        self.settle_down()
+        try:
+            self.settle_down()
+        except StoreFailed as error:
+            self.fail(error)
+            self.kill()
+            self.settle_down()
         found = read_store(files_of(self.disk))
         state = self.model.states[-1]
         compare(self.store, found._replace(queues=_as_running(self.store, found.queues)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
 BLOCK = 4096
@@ -198,11 +198,11 @@ class _Reading:
             raise MustRefuse(f"segment {number} is not of this store and place")
         return data
 
-    def apply(self, event: Event) -> None:
+    def apply(self, event: Event, skipped: Collection[tuple[int, int]] = ()) -> None:
         kind, count, head, payload, address, length, intact = event
         if kind == MESSAGE:
             for number, id in _references(head):
-                if number in self.queues:
+                if number in self.queues and (number, id) not in skipped:
                     self.queues[number].put(id, Place(address, length, payload, intact))
             return
         (number,) = struct.unpack_from("<I", head, 24)
@@ -271,13 +271,20 @@ class _Reading:
             spoilt = [event for event in batch.events if not event[6]]
             if spoilt and batch.end > durable:
                 break
+            # A damaged copy of a message whose source is still there does not count: the source does.
+            sources = {
+                (number, id)
+                for event in spoilt
+                for number, id in _references(event[2])
+                if number in self.queues and id in self.queues[number].live
+            }
             for event in batch.events:
-                self.apply(event)
+                self.apply(event, () if event[6] else sources)
             for event in spoilt:
                 for queue_number, id in _references(event[2]):
                     queue = self.queues.get(queue_number)
-                    # A batch that puts a message never settles it, nor is the copy before this one another message.
-                    if queue is not None and id in queue.live:
+                    # A batch that puts a message never settles it.
+                    if queue is not None and id in queue.live and (queue_number, id) not in sources:
                         self.set_aside.append((queue.name, id))
                         queue.kill(id, id)
             end = batch.end

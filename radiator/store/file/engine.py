@@ -189,7 +189,7 @@ class FileStore(Store):
         self._opened = True
 
     def _create(self, wall_ms: int) -> Format:
-        """Make a store: segment 1 with an empty opening batch, then FORMAT as the last. Nobody reads what came before.
+        """Make a store: segment 1 with an empty opening batch, the spares, FORMAT as the last. Nobody reads it before.
 
         So a store always has a segment, and a log without one is damaged, never new.
         """
@@ -212,9 +212,9 @@ class FileStore(Store):
             sequence=1,
         )
         fsio.close(birth.happen().fd)
-        replace_file(fsio, names.format, encode_format(form))
         for number in range(1, SPARES + 1):
             self._spares.make(number)
+        replace_file(fsio, names.format, encode_format(form))
         fsio.sync_directory(os.path.dirname(os.path.abspath(names.directory)))
         return form
 

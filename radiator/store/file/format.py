@@ -132,7 +132,7 @@ def check_directory(fsio: Fsio, names: Names) -> bool:
     """True where there is a FORMAT, False where a store may be created: nothing there, or a creation cut short.
 
     StoreDamaged for anything else. A creation cut short is told by what it holds: FORMAT comes last, and until then
-    there is at most the birth of segment 1, which never holds a message.
+    there are at most the birth of segment 1, which never holds a message, and spares.
     """
     try:
         entries: Sequence[str] = fsio.list_directory(names.directory)
@@ -141,9 +141,10 @@ def check_directory(fsio: Fsio, names: Names) -> bool:
     if "FORMAT" in entries:
         return True
     strange = [name for name in entries if name not in _BEFORE_FORMAT]
-    for inner, allowed in ((names.log, ("00000001.seg", "00000001.seg.tmp")), (names.quarantine, ())):
+    for inner, allowed in ((names.log, r"00000001\.seg(\.tmp)?|spare-[0-9]"), (names.quarantine, "")):
         if not strange and os.path.basename(inner) in entries:
-            strange = [os.path.join(inner, name) for name in fsio.list_directory(inner) if name not in allowed]
+            found = fsio.list_directory(inner)
+            strange = [os.path.join(inner, name) for name in found if not re.fullmatch(allowed, name)]
     if strange:
         raise StoreDamaged(
             f"{names.directory} has no FORMAT file but is not empty ({strange[0]!r} is there): no store is made in it; "
