@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import pytest
 from broken import NAMES, Built, build, open_store, state_of, turn
-from model import State
+from model import State, files_of
+from reader import MustRefuse, read_store
 from simdisk import SimDisk
 
 from radiator.errors import StoreDamaged
@@ -81,6 +82,12 @@ def test_a_hole_in_the_newest_segment(number: int) -> None:
     disk = built.disk
     path = segments(disk)[-1]
     spoil(disk, path, 4096 * (1 + number % 8), 4096)
+    try:
+        read_store(files_of(disk))
+    except MustRefuse:
+        pass
+    else:
+        return  # nothing on the disk tells it from a tail that was never synced
     result = repair(disk, NAMES, yes, wall_ms=7)
     unknown = {entry.queue: entry.first for entry in result.plan.unknown}
     for queue, id in lost(built.state, state_of(disk)) - gone(result):

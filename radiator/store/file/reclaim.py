@@ -4,7 +4,7 @@ It must never take a segment while a message in it lives, while what killed or r
 while a job reads it, or when it is the newest; never copy a byte whose checksum it did not verify; and never edit
 anything in place. Called by: `log` (what is dead goes), `engine` (copies, after a batch completed and as time passes).
 
-    bytes on the disk > 2 x live bytes + 1 1/4 segments (so that 4 is never passed while this works), or a segment in
+    bytes on the disk > 2 x live bytes + 1 1/2 segments (so that 4 is never passed while this works), or a segment in
     which next to nothing lives (its turn would come when a backlog is drained, with that of all the others) ▸ a victim:
 
     a job reads a piece ▸ what in it lives? ▸ a job verifies that ▸ still alive, still there? append to the open batch
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Reclaim", "dead_segments", "remove"]
 
-_SLACK = 5 / 4
+_SLACK = 3 / 2
 """Copying begins above 2 x live bytes and so many segments, of which the newest is one.
 
 It needs room itself, and the bound is 4; and so a single forgotten message does not pin a segment.
@@ -308,7 +308,7 @@ class Reclaim:
         self._looked = self._log.written
         debt = self.debt()
         capacity = self._log.capacity
-        self._urgent = debt > capacity
+        self._urgent = debt > capacity // 2
         # Every new segment begins with an opening batch: what is copied takes that much more room.
         room = capacity - self._log.overhead
         lived, self._lived = self._lived, {}
