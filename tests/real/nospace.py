@@ -129,7 +129,10 @@ class NoSpace:
                     waiting = [queue for queue in waiting if not self._mark(daemon, queue)]
                     continue
                 data = b""
-                for command, headers, body in next(batches):
+                batch = next(batches, None)
+                if batch is None:
+                    raise Broken("the connection ended:\n" + "\n".join(daemon.log))
+                for command, headers, body in batch:
                     if command != "MESSAGE":
                         continue
                     reference = _reference(headers, body)

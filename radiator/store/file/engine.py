@@ -63,10 +63,10 @@ class FileStore(Store):
     """All persistent queues of one data directory.
 
     `fsync` is "always", "interval" (every `interval_ms`) or "never". A segment closes at the first batch that ends past
-    `segment_bytes`; `has_room` turns false when the open batch has `buffer_bytes`. The store closes `syncer` and `jobs`
-    when it is closed. With less than `stop_free` bytes free in the file system, puts are refused. `report(event,
-    **fields)` tells an operator; see `Report`. `entropy(n)` gives the id of a new store. A stop saves the index where
-    the log has more than `index_from` bytes; `clock` bounds the time that this takes.
+    `segment_bytes`; `has_room` turns false when the open batch has `buffer_bytes`, or half of a spare. The store closes
+    `syncer` and `jobs` when it is closed. With less than `stop_free` bytes free in the file system, puts are refused.
+    `report(event, **fields)` tells an operator; see `Report`. `entropy(n)` gives the id of a new store. A stop saves the
+    index where the log has more than `index_from` bytes; `clock` bounds the time that this takes.
     """
 
     def __init__(
@@ -96,7 +96,6 @@ class FileStore(Store):
         self._policy: Policy = fsync
         self._interval = interval_ms / 1000
         self._segment_bytes = segment_bytes
-        self._buffer_bytes = buffer_bytes
         self._fsio: Fsio = RealFsio() if fsio is None else fsio
         self._syncer: SyncWorker = ThreadSyncer(self._fsio) if syncer is None else syncer
         self._jobs: JobRunner = Jobs() if jobs is None else jobs
@@ -109,6 +108,8 @@ class FileStore(Store):
             self._fsio, self._jobs, self._names, segment_bytes=segment_bytes, stop_free=stop_free, report=self._report
         )
         self._spares.resumed = self._has_space
+        # What was accepted before the disk is met full must find its blocks in a spare, behind an opening batch.
+        self._buffer_bytes = min(buffer_bytes, self._spares.size // 2)
         self._lock_fd = -1
         self._opened = False
         self._by_name: dict[str, FileQueue] = {}

@@ -161,11 +161,6 @@ class Log:
         return self._first
 
     @property
-    def birth(self) -> bool:
-        """A segment is being born, and the open batch waits for it."""
-        return self._birth
-
-    @property
     def works(self) -> tuple[object, object, object]:
         """What the disk has in hand: a batch, a job, a timed sync; another object for another piece, None for none."""
         return self._flight, self._job, self._sync_job
@@ -262,6 +257,18 @@ class Log:
             return True
         room = self.tail.allocated - self.tail.end - 4 * BLOCK if self._ours else 0
         return victim.live_bytes + victim.live_bytes // 8 <= room and self._fsio.links(victim.fd) == 1
+
+    def takes_copies(self, size: int) -> bool:
+        """May copies of `size` bytes join the open batch now?
+
+        Not while that waits for a birth: the next segment has room for the batch as it was. On a full disk only where
+        the newest segment has room for them and for the settlements that come with them: a spare may be too small.
+        """
+        if self._birth or not self._spares.full:
+            return not self._birth
+        flight = 0 if self._flight is None else len(self._flight.data)
+        room = self.tail.allocated - self.tail.end - flight - self.filling.size
+        return self._ours and size + self._spares.size // 4 <= room
 
     def completed(self) -> None:
         """Take what the sync worker and the jobs have done, and keep the sync worker at work."""
@@ -365,13 +372,19 @@ class Log:
         if self._job is not None:
             return
         tail, fsio = self.tail, self._fsio
-        size = tail.end + 2 * self.filling.size + BLOCK  # twice: more may be put in meanwhile, and for ever
+        needed = self.filling.size + BLOCK
 
-        def enlarge() -> None:
-            fsio.allocate(tail.fd, size)
+        def enlarge() -> int:
+            try:
+                fsio.allocate(tail.fd, tail.end + 2 * needed)  # more may be put in meanwhile, and for ever
+            except OSError as error:
+                if error.errno not in FULL_ERRORS:
+                    raise
+                fsio.allocate(tail.fd, tail.end + needed)
             fsio.sync(tail.fd)
+            return fsio.size(tail.fd)
 
-        def enlarged(_: None) -> None:
+        def enlarged(size: int) -> None:
             tail.allocated = size
             self._birth = False
             if self._flight is None:

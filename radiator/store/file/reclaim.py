@@ -199,7 +199,7 @@ class Reclaim:
         self._store_id = store_id
         self._segment_bytes = segment_bytes
         self._piece_bytes = min(_PIECE_BYTES, segment_bytes // 4)
-        self._step_bytes = min(_STEP_BYTES, segment_bytes // 4)
+        self._step_bytes = min(_STEP_BYTES, segment_bytes // 16)
         self._room_bytes = room_bytes
         self._report = report
         self._working = False
@@ -291,8 +291,9 @@ class Reclaim:
                 self._drop()
                 return
             if self._survivors:
-                if log.filling.size >= self._room_bytes or log.birth:
-                    return  # the next segment has room for the batch as it was when the birth began
+                size = sum(survivor.length for survivor in self._survivors)
+                if log.filling.size >= self._room_bytes or not log.takes_copies(size):
+                    return
                 self._append()
             elif self._living or self._offset < victim.end:
                 self._advance(victim)

@@ -124,6 +124,11 @@ class Spares:
         """A spare is missing."""
         return len(self._ready) < SPARES
 
+    @property
+    def size(self) -> int:
+        """Bytes of a spare, where the disk has room for all of it."""
+        return self._size
+
     def require(self, length: int) -> None:
         """Spares must have twice `length` bytes from now on: what a segment begins with is half of it at most."""
         if 2 * length > self._size:
