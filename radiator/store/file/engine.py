@@ -65,8 +65,8 @@ class FileStore(Store):
     `fsync` is "always", "interval" (every `interval_ms`) or "never". A segment closes at the first batch that ends past
     `segment_bytes`; `has_room` turns false when the open batch has `buffer_bytes`, or half of a spare. The store closes
     `syncer` and `jobs` when it is closed. With less than `stop_free` bytes free in the file system, puts are refused.
-    `report(event, **fields)` tells an operator; see `Report`. `entropy(n)` gives the id of a new store. A stop saves the
-    index where the log has more than `index_from` bytes; `clock` bounds the time that this takes.
+    `report(event, **fields)` tells an operator; see `Report`. `entropy(n)` gives the id of a new store. A stop saves
+    the index where the log has more than `index_from` bytes; `clock` bounds the time that this takes.
     """
 
     def __init__(

@@ -1,7 +1,8 @@
 """The shared log while it is written: the open batch, the one at the disk, the newest segment, what is synced.
 
 It must never have two batches at the disk, say that something is synced before it is, or go on after a failed write or
-sync. Called by: `engine.FileStore`, which owns one from the start to the stop.
+sync. Called by: `engine.FileStore`, which owns one from the start to the stop. It is longer than others because
+batches, births and removals wait for each other: what may run beside what stands in one place.
 
     open batch ─flush─▶ sync worker: write (+ fdatasync) ─completed─▶ ledger.apply ─▶ landed(number)
         ▲                                                   │
