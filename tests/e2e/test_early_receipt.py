@@ -173,7 +173,7 @@ def test_no_receipt_and_no_delivery_before_the_sync_has_returned(house):
         house.late(0)
         daemon.wait_for(lambda: syncs(daemon.log[seen:], "ended"), "the sync did not end")
         began, ended = syncs(daemon.log[seen:], "began")[0], syncs(daemon.log[seen:], "ended")[0]
-        assert ended - began >= DELAY
+        assert ended - began >= 0.99 * DELAY  # a clock that is being set right may run a little slower than its timers
         assert first_receipt >= ended
         assert first_message >= ended
         daemon.kill()
