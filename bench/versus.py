@@ -73,7 +73,7 @@ def run(loadgen: str, server: Server, mode: str, total: int) -> tuple[float, flo
     command += ["-c", "20", "-w", "10"] if mode == "put" else ["-C", "20"]
     command += ["-d", "/queue/bench", "-M", str(pid), "-t", "600"]
     figures = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
-    if total not in (figures["put"], figures["got"]):
+    if max(figures["put"], figures["got"]) < total:  # what was on its way at the end is counted too
         raise RuntimeError(f"{mode} was not finished: {figures}")
     return figures["msgs_per_s"], figures["server_cpu_us_per_msg"]
 
