@@ -37,32 +37,35 @@ QUEUE = "/queue/bench"
 
 
 @contextmanager
+def serving(command: list[str], env: dict[str, str], cwd: str | None = None) -> Iterator[tuple[tuple[str, int], int]]:
+    """A broker that `command` starts: ((host, port), process id) once it listens; SIGTERM at the end."""
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **env}, cwd=cwd)
+    try:
+        assert process.stderr is not None
+        said = []
+        for line in process.stderr:
+            said.append(line)
+            found = re.search(r"listening stomp (\S+):(\d+)", line)
+            if found:
+                break
+        else:
+            raise RuntimeError(f"the broker did not start: {''.join(said)}")
+        yield (found[1], int(found[2])), process.pid
+    finally:
+        process.terminate()
+        process.communicate()
+
+
+@contextmanager
 def broker(directory: str, twin: str | None = None) -> Iterator[tuple[tuple[str, int], int]]:
     """A broker with its data below `directory`: ((host, port), process id). `twin` is the switch, None as it is."""
-    env = {**os.environ, "PYTHONPATH": str(Path(radiator.__file__).parents[1])}
+    env = {"PYTHONPATH": str(Path(radiator.__file__).parents[1])}
     if twin is not None:
         env["RADIATOR_SPEEDUPS"] = twin
     with tempfile.TemporaryDirectory(dir=directory, prefix="bench-") as place:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "radiator", "--listen", "127.0.0.1:0", "--data-dir", f"{place}/data"],
-            stderr=subprocess.PIPE,
-            text=True,
-            env=env,
-        )
-        try:
-            assert process.stderr is not None
-            said = []
-            for line in process.stderr:
-                said.append(line)
-                found = re.search(r"listening stomp (\S+):(\d+)", line)
-                if found:
-                    break
-            else:
-                raise RuntimeError(f"the broker did not start: {''.join(said)}")
-            yield (found[1], int(found[2])), process.pid
-        finally:
-            process.terminate()
-            process.communicate()
+        command = [sys.executable, "-m", "radiator", "--listen", "127.0.0.1:0", "--data-dir", f"{place}/data"]
+        with serving(command, env) as server:
+            yield server
 
 
 def test_persistent_messages(benchmark, tmp_path, twin):

@@ -15,16 +15,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from statistics import median
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from end_to_end import serving
 
 HERE = str(Path(__file__).parents[1])
 
@@ -36,39 +38,18 @@ sys.exit(serve(Config(listen_stomp=(Address("127.0.0.1", 0),), data_dir=sys.argv
 """
 """Earlier trees had no command line yet."""
 
-Server = tuple[str, int, int]
-"""Host, port, process id."""
+Server = tuple[tuple[str, int], int]
+"""(Host, port), process id."""
 
 
-@contextmanager
-def serving(tree: str, place: str) -> Iterator[Server]:
+def daemon(tree: str, place: str) -> AbstractContextManager[Server]:
     """The daemon of `tree` with its data in `place`."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", SERVE, place],
-        cwd=tree,
-        env={**os.environ, "PYTHONPATH": tree, "RADIATOR_SPEEDUPS": "require"},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert process.stderr is not None
-        said = []
-        for line in process.stderr:
-            said.append(line)
-            found = re.search(r"listening stomp (\S+):(\d+)", line)
-            if found:
-                break
-        else:
-            raise RuntimeError(f"{tree}: the broker did not start: {''.join(said)}")
-        yield found[1], int(found[2]), process.pid
-    finally:
-        process.terminate()
-        process.communicate()
+    return serving([sys.executable, "-c", SERVE, place], {"PYTHONPATH": tree, "RADIATOR_SPEEDUPS": "require"}, tree)
 
 
 def run(loadgen: str, server: Server, mode: str, total: int) -> tuple[float, float]:
     """One load: messages/s, and microseconds of the server's processor time for each."""
-    host, port, pid = server
+    (host, port), pid = server
     command = [loadgen, "-p", "stomp", "-a", host, "-P", str(port), "-m", mode, "-n", str(total), "-s", "100"]
     command += ["-c", "20", "-w", "10"] if mode == "put" else ["-C", "20"]
     command += ["-d", "/queue/bench", "-M", str(pid), "-t", "600"]
@@ -97,8 +78,8 @@ def main() -> None:
     said: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
     with (
         tempfile.TemporaryDirectory(dir=options.directory, prefix="bench-") as place,
-        serving(HERE, f"{place}/0") as first,
-        serving(os.path.abspath(options.other or HERE), f"{place}/1") as second,
+        daemon(HERE, f"{place}/0") as first,
+        daemon(os.path.abspath(options.other or HERE), f"{place}/1") as second,
     ):
         if options.backlog:
             print(f"putting {options.backlog:,} messages", file=sys.stderr)

@@ -265,8 +265,10 @@ class Log:
         Not while that waits for a birth: the next segment has room for the batch as it was. On a full disk only where
         the newest segment has room for them and for the settlements that come with them: a spare may be too small.
         """
-        if self._birth or not self._spares.full:
-            return not self._birth
+        if self._birth:
+            return False
+        if not self._spares.full:
+            return True
         flight = 0 if self._flight is None else len(self._flight.data)
         room = self.tail.allocated - self.tail.end - flight - self.filling.size
         return self._ours and size + self._spares.size // 4 <= room

@@ -16,11 +16,11 @@ id is ignored wherever it stands, and of two live copies the higher address wins
 When nothing lives in the victim any more it is a dead segment like any other: it goes after a sync of the log.
 
 Credit is what keeps receipts fast: a copied byte needs a byte that somebody else wrote, or time. Only where the debt is
-over a segment more is copied, and then at most a step for each batch.
+over half a segment more is copied, and then at most a step for each batch.
 
 A segment that consumers are draining right now is no victim: what is copied from it would die at its new place a moment
 later. (Cleaning prefers what is cold: Rosenblum and Ousterhout, The Design and Implementation of a Log-Structured File
-System, 1992, section 3.4.) Where the debt is over a segment even that one is taken.
+System, 1992, section 3.4.) Where the debt is over half a segment even that one is taken.
 """
 
 from __future__ import annotations
@@ -312,7 +312,8 @@ class Reclaim:
         self._urgent = debt > capacity // 2
         # Every new segment begins with an opening batch: what is copied takes that much more room.
         room = capacity - self._log.overhead
-        lived, self._lived = self._lived, {}
+        lived = self._lived
+        self._lived = {number: segment.live_bytes for number, segment in self._ledger.segments.items()}
         self._waits = False
         if room <= 0 or self.victim is not None:
             return
@@ -323,7 +324,6 @@ class Reclaim:
             size = max(segment.allocated, segment.end)
             live = segment.live_bytes
             gain = size - live * capacity // room
-            self._lived[number] = live
             # Less than a quarter is not worth the copying, which would go round and round.
             if gain <= best_gain or gain < size // 4 or (debt <= 0 and live > size * _NEXT_TO_NOTHING):
                 continue
