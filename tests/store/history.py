@@ -196,7 +196,7 @@ class History(World):
         for _ in range(500):
             self.store.flush()
             self.store.completed()
-            if log._flight is None and log.filling.empty and not any(log.works):
+            if log._flight is None and not log.waiting and not any(log.works):
                 return
         raise Violation("the store does not come to rest")
 

@@ -213,6 +213,27 @@ def test_what_was_accepted_when_the_disk_is_met_full_is_kept() -> None:
     assert again.ack() == b"accepted"
 
 
+def test_a_unit_that_only_a_fresh_segment_could_hold_is_refused_where_none_is_sure() -> None:
+    disk = new_disk()
+    owner = Owner(disk)
+    owner.put(b"kept")
+    unit = Unit()
+    for _ in range(400):
+        unit.put(Message(12, True, b"", b"x" * 80), [owner.queue])
+    size = 400 * (80 + 80 + 12)
+    disk.capacity = disk.used() + SEGMENT + size - 1
+    owner.second()
+    for ask in (owner.store.check, owner.store.append):
+        with pytest.raises(Refused, match=rf"full for {size} bytes in one piece: {SEGMENT + size - 1} bytes"):
+            ask(unit)
+    owner.put(b"a small one is taken")
+    disk.capacity = disk.used() + SEGMENT + size
+    owner.second()
+    number = owner.store.append(unit)
+    turn(owner.store)
+    assert owner.store.committed == number
+
+
 def test_a_disk_over_its_quota_is_full_though_bytes_are_free() -> None:
     disk = new_disk()
     owner = Owner(disk)
@@ -272,6 +293,37 @@ def test_acks_one_at_a_time_drain_a_full_disk(restart: str, thief: bool) -> None
     owner.put(b"taken again")
     assert read_everything(owner.store)["/queue/a"].popitem()[1] == b"taken again"
     assert len(spares(owner.disk)) == 3
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_flood_of_acks_is_never_more_than_a_spare_can_hold(alone: bool) -> None:
+    """All at once and in no order, by a consumer with a window of thousands: only what is at the disk is bounded."""
+    disk = new_disk()
+    disk.capacity = 10 * SEGMENT
+    owner = Owner(disk)
+    store, queue = owner.store, owner.queue
+    unit = Unit()
+    unit.put(Message(12, True, b"", b"x"), [queue])
+    while not store._spares.full:
+        for _ in range(50):
+            store.append(unit)
+        turn(store)
+    steal(disk)
+    held = store.claim(queue, 1 << 20, 1 << 30)
+    assert len(held) * 48 > 2 * SEGMENT, "as settlements are counted"
+    # Every second one, or the settlements would be joined to one range, and the batch would be small in the end.
+    for delivery in held[::2]:
+        if alone:
+            number = store.settle(queue, delivery.id)
+        else:
+            unit = Unit()
+            unit.settle(queue, delivery.id)
+            number = store.append(unit)
+    while store.committed < number:
+        turn(store)
+        steal(disk)
+    rest = {delivery.id for delivery in held[1::2]}
+    assert set(read_everything(Owner(disk.power_cut(Random(1))).store)["/queue/a"]) == rest
 
 
 def test_a_forest_of_acks_needs_no_room_at_all() -> None:

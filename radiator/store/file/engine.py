@@ -55,6 +55,9 @@ _LAST_QUEUE = (1 << 32) - (1 << 26)
 _DEFINITIONS = 1 << 13
 """Queues after whose definition a sync is due in every policy: a lost tail must define fewer than `QUEUE_HOLE`."""
 
+_HEAD_BYTES = 80
+"""What a message's record has beside its payload and references, with padding, at most."""
+
 _SWEEP_SECONDS = 0.002
 _LARGEST_SEGMENT = 1 << 30  # offsets have 32 bits, and a batch may begin just before this
 
@@ -63,7 +66,7 @@ class FileStore(Store):
     """All persistent queues of one data directory.
 
     `fsync` is "always", "interval" (every `interval_ms`) or "never". A segment closes at the first batch that ends past
-    `segment_bytes`; `has_room` turns false when the open batch has `buffer_bytes`, or half of a spare. The store closes
+    `segment_bytes`, a batch at the first unit that ends past `buffer_bytes` or a quarter of a spare. The store closes
     `syncer` and `jobs` when it is closed. With less than `stop_free` bytes free in the file system, puts are refused.
     `report(event, **fields)` tells an operator; see `Report`. `entropy(n)` gives the id of a new store. A stop saves
     the index where the log has more than `index_from` bytes; `clock` bounds the time that this takes.
@@ -108,8 +111,8 @@ class FileStore(Store):
             self._fsio, self._jobs, self._names, segment_bytes=segment_bytes, stop_free=stop_free, report=self._report
         )
         self._spares.resumed = self._has_space
-        # What was accepted before the disk is met full must find its blocks in a spare, behind an opening batch.
-        self._buffer_bytes = min(buffer_bytes, self._spares.size // 2)
+        # A batch must find its blocks in a spare, which may have half of its size only, behind an opening batch.
+        self._batch_bytes = min(buffer_bytes, self._spares.size // 4)
         self._lock_fd = -1
         self._opened = False
         self._by_name: dict[str, FileQueue] = {}
@@ -162,6 +165,7 @@ class FileStore(Store):
             jobs=self._jobs,
             policy=self._policy,
             segment_bytes=self._segment_bytes,
+            batch_bytes=self._batch_bytes,
             spares=self._spares,
             wall_ms=wall_ms,
         )
@@ -174,7 +178,6 @@ class FileStore(Store):
             names=names,
             store_id=form.store_id,
             segment_bytes=self._segment_bytes,
-            room_bytes=self._buffer_bytes,
             report=self._report,
         )
         self._scrub = Scrub(
@@ -231,7 +234,7 @@ class FileStore(Store):
             if self._next_queue > _LAST_QUEUE:
                 raise Refused("the store has given out all its queue numbers: move what it holds to a new one")
             queue = FileQueue(name, self._next_queue)
-            self._log.filling.define(queue.number, name)
+            self._log.open_batch().define(queue.number, name)
             self._next_queue += 1
             self._sync_due = self._sync_due or not queue.number % _DEFINITIONS
             self._by_name[name] = self._ledger.declared[queue.number] = queue
@@ -241,7 +244,7 @@ class FileStore(Store):
         assert isinstance(queue, FileQueue)
         self._log.check_alive()
         if not queue.dropped:
-            self._log.filling.drop(queue.number)
+            self._log.open_batch().drop(queue.number)
             queue.dropped = True
             queue.warm = None
             del self._by_name[queue.name]
@@ -251,27 +254,31 @@ class FileStore(Store):
 
     def has_room(self) -> bool:
         log = self._log
-        return log.filling.size < self._buffer_bytes and log.failed is None
+        return log.has_room and log.failed is None
 
     def check(self, unit: Unit) -> None:
         if self._spares.full and unit.puts:
             raise self._spares.refusal()
-        size = 0
-        for message, _ in unit.puts:
+        size = heads = 0
+        for message, queues in unit.puts:
             size += len(message.block) + len(message.body)
+            heads += _HEAD_BYTES + 12 * len(queues)
         if size > MAX_PAYLOAD:
             raise Refused(f"{size} bytes in one piece are over the store's limit of {MAX_PAYLOAD}")
+        if size + heads > self._batch_bytes:
+            self._spares.check(size + heads)
 
     def append(self, unit: Unit) -> int:
         log = self._log
         if log.failed is not None:
             raise log.failed
-        writer = log.filling
         puts = unit.puts
         if puts:
             message = puts[0][0]
-            if self._spares.full or len(puts) > 1 or len(message.body) + len(message.block) > MAX_PAYLOAD:
+            if self._spares.full or len(puts) > 1 or len(message.body) + len(message.block) > self._batch_bytes:
                 self.check(unit)  # not called for the common case: this is hot
+        writer = log.open_batch()
+        if puts:
             for message, queues in puts:
                 if len(queues) == 1:
                     queue: Any = queues[0]
@@ -290,7 +297,7 @@ class FileStore(Store):
         log = self._log
         if log.failed is not None:
             raise log.failed
-        log.filling.settle(queue.number, id, Reason.ACKED)
+        log.open_batch().settle(queue.number, id, Reason.ACKED)
         return log.number
 
     # ------------------------------------------------------------------ delivery
@@ -314,7 +321,7 @@ class FileStore(Store):
 
     def _damaged(self, queue: FileQueue, id: int) -> None:
         """What is damaged is noted for good, so it can be dead."""
-        self._log.filling.settle(queue.number, id, Reason.DAMAGED)
+        self._log.open_batch().settle(queue.number, id, Reason.DAMAGED)
 
     # ------------------------------------------------------------------ commit
 

@@ -4,9 +4,10 @@ It must never have two batches at the disk, say that something is synced before 
 sync. Called by: `engine.FileStore`, which owns one from the start to the stop. It is longer than others because
 batches, births and removals wait for each other: what may run beside what stands in one place.
 
-    open batch ─flush─▶ sync worker: write (+ fdatasync) ─completed─▶ ledger.apply ─▶ landed(number)
-        ▲                                                   │
-        └── the next one fills meanwhile                    └── its address was given when it was closed
+    open batch ─▶ closed ones ─flush─▶ sync worker: write (+ fdatasync) ─completed─▶ ledger.apply ─▶ landed(number)
+        ▲               ▲                                  │
+        │               └── those as large as one can be   └── its address was given when it left the line
+        └── fills while the disk works
 
     newest segment full, or none of this run yet: the batch waits while the next segment is born (a job); nothing is at
     the disk then, so the opening batch states exactly the end of the log.
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import os
 import select
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Literal, NoReturn
 
@@ -40,6 +42,9 @@ Policy = Literal["always", "interval", "never"]
 _QUIET_SECONDS = 0.05
 """The watermark follows the last sync after this time without another."""
 
+_KEPT_WRITERS = 2
+"""Buffers that are kept for the next batches: one fills while another is at the disk."""
+
 _BURIED_AT_ONCE = 8
 """Dead segments that one job removes: a batch that waits for a birth waits for this job first."""
 
@@ -59,14 +64,15 @@ class _Flight:
 class Log:
     """`landed(number)` is called when the batch `number` is where the policy wants it and the ledger has it.
 
-    `filling` is the open batch and `number` its number: whoever appends writes into it. `failed` is the error after
-    which nothing more is done. `wall_ms` becomes the creation time of segments. `written` counts the bytes of batches
-    that landed.
+    `number` is that of the open batch; it closes when it has `batch_bytes`. `failed` is the error after which nothing
+    more is done. `wall_ms` becomes the creation time of segments. `written` counts the bytes of batches that landed.
     """
 
     __slots__ = (
+        "_batch_bytes",
         "_birth",
         "_capacity",
+        "_closed",
         "_dead_at",
         "_first",
         "_flight",
@@ -113,9 +119,11 @@ class Log:
         jobs: JobRunner,
         policy: Policy,
         segment_bytes: int,
+        batch_bytes: int,
         spares: Spares,
         wall_ms: int,
     ) -> None:
+        self._batch_bytes = batch_bytes
         self.failed: StoreFailed | None = None
         self.filling = BatchWriter(store_id)
         self.number = 1
@@ -133,6 +141,7 @@ class Log:
         self._wall_ms = wall_ms
         self._landed = landed
         self._ledger: Ledger = recovered.ledger
+        self._closed: deque[BatchWriter] = deque()
         self._flight: _Flight | None = None
         self._free: list[BatchWriter] = []
         # This run has a segment of its own: a start always opens a new one with its first write.
@@ -171,10 +180,34 @@ class Log:
         """Everything written is known to be synced, and nothing is at the disk."""
         return self._flight is None and self._synced == self.tail.end_address
 
+    @property
+    def waiting(self) -> bool:
+        """Something was appended that is not at the disk."""
+        return bool(self._closed) or not self.filling.empty
+
     # ------------------------------------------------------------------ batches
 
+    @property
+    def has_room(self) -> bool:
+        """A put may join the open batch: nothing stands in line before it, and that is not full itself."""
+        return not self._closed and self.filling.size < self._batch_bytes
+
+    def open_batch(self) -> BatchWriter:
+        """The batch that the next unit joins, whole.
+
+        Settlements are never held up, however slow the disk is. Were they all in one batch, no spare could hold it.
+        """
+        if self.filling.size >= self._batch_bytes:
+            self._close_batch()
+        return self.filling
+
+    def _close_batch(self) -> None:
+        self._closed.append(self.filling)
+        self.filling = self._free.pop() if self._free else BatchWriter(self._store_id)
+        self.number += 1
+
     def flush(self) -> None:
-        """Hand the open batch to the sync worker if that is idle. StoreFailed after a failure."""
+        """Hand the next batch to the sync worker if that is idle. StoreFailed after a failure."""
         self.check_alive()
         if self._sync_wanted:
             self._sync_written()
@@ -218,9 +251,9 @@ class Log:
         self._jobs.run(lambda: self._fsio.sync_data(tail.fd), finished, urgent=True)
 
     def _submit(self) -> None:
-        """The sync worker is idle: give it the open batch, or see to it that this can be done."""
+        """The sync worker is idle: give it the next batch, or see to it that this can be done."""
         self.check_alive()
-        writer = self.filling
+        writer = self._next
         tail = self.tail
         if writer.empty or self._birth or self._overdue:
             return
@@ -238,11 +271,17 @@ class Log:
             return
         sync = self._policy == "always"
         # Fixed here, after the last completion: below `_synced` everything is on the disk, whatever becomes of this.
+        if not self._closed:
+            self._close_batch()
+        self._closed.popleft()
         data = writer.finish(tail.end_address, self._synced)
-        self._flight = _Flight(writer, data, self.number, sync)
-        self.filling = self._free.pop() if self._free else BatchWriter(self._store_id)
-        self.number += 1
+        self._flight = _Flight(writer, data, self.number - 1 - len(self._closed), sync)
         self._syncer.submit(tail.fd, data, tail.end, sync)
+
+    @property
+    def _next(self) -> BatchWriter:
+        """The batch that goes to the disk next."""
+        return self._closed[0] if self._closed else self.filling
 
     def _fits(self, writer: BatchWriter) -> bool:
         """May this be the next batch of the newest segment? Its blocks are reserved: no write may meet ENOSPC."""
@@ -262,15 +301,17 @@ class Log:
     def takes_copies(self, size: int) -> bool:
         """May copies of `size` bytes join the open batch now?
 
-        Not while that waits for a birth: the next segment has room for the batch as it was. On a full disk only where
-        the newest segment has room for them and for the settlements that come with them: a spare may be too small.
+        Not while that is not the next one, or waits for a birth: the next segment has room for the batch as it was; nor
+        where it would be larger than a batch should be. On a full disk only where the newest segment has room for them
+        and for the settlements that come with them: a spare may be too small.
         """
-        if self._birth:
+        filling = self.filling
+        if self._birth or self._closed or (not filling.empty and filling.size + size > self._batch_bytes):
             return False
         if not self._spares.full:
             return True
         flight = 0 if self._flight is None else len(self._flight.data)
-        room = self.tail.allocated - self.tail.end - flight - self.filling.size
+        room = self.tail.allocated - self.tail.end - flight - filling.size
         return self._ours and size + self._spares.size // 4 <= room
 
     def completed(self) -> None:
@@ -299,12 +340,13 @@ class Log:
             self._synced = tail.end_address
         self._flight = None
         writer = flight.writer
-        if not self.filling.empty and self._fits(self.filling):
+        if self._fits(self._next):
             self._submit()  # the disk goes on while the loop applies this one
         self._ledger.apply(scan_batch(flight.data, start, self._store_id, False), tail)
         flight.data.release()
-        writer.clear()
-        self._free.append(writer)
+        if len(self._free) < _KEPT_WRITERS:
+            writer.clear()
+            self._free.append(writer)
         self._upkeep()
         self._landed(flight.number)
 
@@ -334,7 +376,7 @@ class Log:
             sync_predecessor=self._synced < tail.end_address,
             # What stands behind the end of an inherited tail is evidence.
             cut_predecessor=self._ours and not self._spares.full,
-            room=self.filling.size + BLOCK,
+            room=self._next.size + BLOCK,
             spare=self._spares.path(),
         )
 
@@ -371,11 +413,11 @@ class Log:
         self._upkeep()
 
     def _enlarge(self) -> None:
-        """The newest segment is empty, and the open batch outgrew it while it was born: reserve what is missing."""
+        """The newest segment is empty, and the next batch outgrew it while it was born: reserve what is missing."""
         if self._job is not None:
             return
         tail, fsio = self.tail, self._fsio
-        needed = self.filling.size + BLOCK
+        needed = self._next.size + BLOCK
 
         def enlarge() -> int:
             try:
@@ -505,7 +547,7 @@ class Log:
         for fd in descriptors:
             poll.register(fd, select.POLLIN)
         self.flush()
-        while any(work is not None for work in self.works) or not self.filling.empty:
+        while any(work is not None for work in self.works) or self.waiting:
             self.completed()
             if descriptors and any(work is not None for work in self.works):
                 poll.poll(1000)

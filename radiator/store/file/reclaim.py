@@ -134,7 +134,7 @@ class Reclaim:
     """The copying of one store's survivors: one victim at a time, one job at a time.
 
     `committed(number)` is called as batches complete, `pump` whenever there may be something to do, `tick` now and
-    then. A copy joins the open batch while that has less than `room_bytes`.
+    then. A copy joins the open batch while that has room.
     """
 
     __slots__ = (
@@ -156,7 +156,6 @@ class Reclaim:
         "_piece_bytes",
         "_quarantine",
         "_report",
-        "_room_bytes",
         "_seen",
         "_segment_bytes",
         "_step_bytes",
@@ -184,7 +183,6 @@ class Reclaim:
         names: Names,
         store_id: bytes,
         segment_bytes: int,
-        room_bytes: int,
         report: Report,
     ) -> None:
         self.victim: Segment | None = None
@@ -200,7 +198,6 @@ class Reclaim:
         self._segment_bytes = segment_bytes
         self._piece_bytes = min(_PIECE_BYTES, segment_bytes // 4)
         self._step_bytes = min(_STEP_BYTES, segment_bytes // 16)
-        self._room_bytes = room_bytes
         self._report = report
         self._working = False
         # The next offset to read; what was read; what of it seemed to live, last first; what of that is verified.
@@ -292,7 +289,7 @@ class Reclaim:
                 return
             if self._survivors:
                 size = sum(survivor.length for survivor in self._survivors)
-                if log.filling.size >= self._room_bytes or not log.takes_copies(size):
+                if not log.takes_copies(size):
                     return
                 self._append()
             elif self._living or self._offset < victim.end:

@@ -148,12 +148,18 @@ class Spares:
 
     # ------------------------------------------------------------------ is the disk full?
 
-    def refusal(self) -> Refused:
-        """Why a put is refused."""
+    def refusal(self, size: int = 0) -> Refused:
+        """Why a put is refused, or one of `size` bytes in one piece."""
+        large = f" for {size} bytes in one piece" if size else ""
         return Refused(
-            f"the disk is full: {self._free} bytes are free, disk.stop_free is {self._stop_free} and a segment takes "
-            f"{self._segment_bytes}; persistent messages are taken again when there is room"
+            f"the disk is full{large}: {self._free} bytes are free, disk.stop_free is {self._stop_free} and a segment "
+            f"takes {self._segment_bytes}; persistent messages are taken again when there is room"
         )
+
+    def check(self, size: int) -> None:
+        """Refused where a put of `size` bytes in one piece may find neither a fresh segment nor a spare to take it."""
+        if size > self._size // _PART and self._free < size + self._segment_bytes:
+            raise self.refusal(size)
 
     def tick(self, now: float) -> float:
         """Ask what is free where that is due at `now`; when to come again."""
