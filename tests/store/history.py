@@ -99,6 +99,8 @@ class History(World):
     ) -> None:
         self.late = late
         self.segment_bytes = rng.choice((24576, 32768))
+        self.buffer_bytes = 1024 if self.segment_bytes == 24576 else 16384
+        self.lined_up = 0  # units that went behind a batch that was closed and not yet at the disk
         self.failures = 0
         self.copied = 0  # bytes that reclaim copied
         self.mended = False  # a start came after the one fault
@@ -123,7 +125,7 @@ class History(World):
             fsync=self.fsync,  # type: ignore[arg-type]
             interval_ms=50 if self.fsync == "interval" else 0,
             segment_bytes=self.segment_bytes,
-            buffer_bytes=16384,
+            buffer_bytes=self.buffer_bytes,
             fsio=self.disk,
             syncer=LateSyncer(self.disk, self.rng) if late else InlineSyncer(self.disk),
             jobs=LateJobs(self.rng) if late else InlineJobs(),
@@ -147,6 +149,7 @@ class History(World):
                 raise Violation(f"refused without a reason: {error}") from error
             self.refused += 1
             self.held += settled
+        self.lined_up += bool(self.store._log._closed)
 
     def message(self, size: int) -> Message:
         self.body += 1

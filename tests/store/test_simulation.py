@@ -37,6 +37,7 @@ def test_histories_do_what_they_should() -> None:
     assert sum(life.failures for life in lives) >= 5
     assert sum(life.refused for life in lives) >= 5, "no disk was full"
     assert any(life.copied for life in lives), "nothing was copied"
+    assert sum(life.lined_up for life in lives) >= 20, "every batch went to the disk at once"
     assert sum(len(life.snapshots) for life in lives) >= 5
     saved = [any(path.endswith("/index") for path in life.disk.contents()) for life in lives]
     assert any(saved), "no life ended with a saved index"
