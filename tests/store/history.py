@@ -99,7 +99,8 @@ class History(World):
     ) -> None:
         self.late = late
         self.segment_bytes = rng.choice((24576, 32768))
-        self.buffer_bytes = 1024 if self.segment_bytes == 24576 else 16384
+        # A block at least: in batches that are padding for the most part, copies would take more room than they give.
+        self.buffer_bytes = 4096 if self.segment_bytes == 24576 else 16384
         self.lined_up = 0  # units that went behind a batch that was closed and not yet at the disk
         self.failures = 0
         self.copied = 0  # bytes that reclaim copied
@@ -267,6 +268,12 @@ class History(World):
         taken, self.held = self.held[:count], self.held[count:]
         return taken
 
+    def hold(self) -> None:
+        """See to it that something is held, if anything is there: else few units would put and settle at once."""
+        if not self.held:
+            self.turn()
+            self.claim()
+
     def random_step(self) -> None:
         rng, queues = self.rng, list(self.store.queues())
         choice = rng.random()
@@ -277,6 +284,7 @@ class History(World):
         elif choice < 0.36:
             self.unit([rng.sample(queues, rng.randint(1, len(queues)))], [])
         elif choice < 0.41:
+            self.hold()
             self.unit([[rng.choice(queues)] for _ in range(rng.randint(0, 5))], self.take(rng.randint(0, 4)), 60)
         elif choice < 0.53:
             self.claim()
@@ -287,6 +295,7 @@ class History(World):
             for delivery in self.take(rng.randint(1, 3)):
                 self.store.release(delivery.queue, [delivery.id], delivered=rng.random() < 0.7)
         elif choice < 0.72:
+            self.hold()
             for delivery in self.take(1):
                 assert delivery.message is not None
                 self.transact([(delivery.message, [rng.choice(queues)])], [delivery], Reason.DEAD_LETTERED)

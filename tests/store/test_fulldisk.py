@@ -312,18 +312,29 @@ def test_a_flood_of_acks_is_never_more_than_a_spare_can_hold(alone: bool) -> Non
     held = store.claim(queue, 1 << 20, 1 << 30)
     assert len(held) * 48 > 2 * SEGMENT, "as settlements are counted"
     # Every second one, or the settlements would be joined to one range, and the batch would be small in the end.
+    numbers: list[int] = []
     for delivery in held[::2]:
         if alone:
-            number = store.settle(queue, delivery.id)
+            numbers.append(store.settle(queue, delivery.id))
         else:
             unit = Unit()
             unit.settle(queue, delivery.id)
-            number = store.append(unit)
-    while store.committed < number:
+            numbers.append(store.append(unit))
+    assert len(set(numbers)) > 3, "they are in one batch"
+    moments: list[tuple[SimDisk, int]] = []
+    disk.before = lambda what: moments.append((disk.copy(), store.committed))
+    while store.committed < numbers[-1]:
         turn(store)
         steal(disk)
-    rest = {delivery.id for delivery in held[1::2]}
-    assert set(read_everything(Owner(disk.power_cut(Random(1))).store)["/queue/a"]) == rest
+    disk.before = lambda what: None
+    moments.append((disk, store.committed))
+    ids = {delivery.id for delivery in held}
+    order = [delivery.id for delivery in held[::2]]
+    for moment, committed in moments:
+        gone = ids.difference(read_everything(Owner(moment.power_cut(Random(1))).store)["/queue/a"])
+        told = sum(number <= committed for number in numbers)
+        assert len(gone) >= told
+        assert gone == set(order[: len(gone)]), "batches overtook each other"
 
 
 def test_a_forest_of_acks_needs_no_room_at_all() -> None:

@@ -9,6 +9,9 @@ import pytest
 import simulate
 from bugs import skip_the_data_sync
 from history import POLICIES, history
+from model import DIRECTORY
+
+from radiator.errors import StoreDamaged
 
 
 @pytest.mark.parametrize(("seed", "policy"), list(enumerate(POLICIES)))
@@ -37,10 +40,11 @@ def test_histories_do_what_they_should() -> None:
     assert sum(life.failures for life in lives) >= 5
     assert sum(life.refused for life in lives) >= 5, "no disk was full"
     assert any(life.copied for life in lives), "nothing was copied"
-    assert sum(life.lined_up for life in lives) >= 20, "every batch went to the disk at once"
+    assert sum(life.lined_up for life in lives) >= 5, "every batch went to the disk at once"
     assert sum(len(life.snapshots) for life in lives) >= 5
-    saved = [any(path.endswith("/index") for path in life.disk.contents()) for life in lives]
-    assert any(saved), "no life ended with a saved index"
+    moments = [moment for life in lives for moment in life.moments[::10]]
+    saved = sum(f"{DIRECTORY}/index" in moment.disk.contents() for moment in moments)
+    assert saved >= 5, "no stop saved its index"
     kinds = {moment.what for life in lives for moment in life.moments}
     assert kinds >= {
         "create",
@@ -81,7 +85,7 @@ def test_a_failure_names_the_command_that_shows_it_again(
     at = words.index("--replay")
     assert words[at - 2 : at] == ["python", "tests/store/simulate.py"]
     monkeypatch.setattr(sys, "argv", ["simulate.py", *words[at:]])
-    with pytest.raises(simulate.Violation):
+    with pytest.raises((simulate.Violation, StoreDamaged)):
         simulate.main()
 
 
