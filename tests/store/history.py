@@ -150,7 +150,7 @@ class History(World):
                 raise Violation(f"refused without a reason: {error}") from error
             self.refused += 1
             self.held += settled
-        self.lined_up += bool(self.store._log._closed)
+        self.lined_up += bool(self.store._log.closed)
 
     def message(self, size: int) -> Message:
         self.body += 1

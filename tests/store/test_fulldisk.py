@@ -234,6 +234,44 @@ def test_a_unit_that_only_a_fresh_segment_could_hold_is_refused_where_none_is_su
     assert owner.store.committed == number
 
 
+def test_settlements_in_one_piece_that_no_spare_could_hold_are_refused_on_a_full_disk() -> None:
+    """Refused at the COMMIT: as an error of the disk they would end the broker."""
+    disk = new_disk()
+    owner = Owner(disk)
+    one = Unit()
+    one.put(Message(12, True, b"", b"x"), [owner.queue])
+    for _ in range(600):
+        owner.store.append(one)
+    turn(owner.store)
+    turn(owner.store)
+    disk.capacity = disk.used()
+    owner.second()
+    held = owner.store.claim(owner.queue, 1000, 1 << 20)
+    assert len(held) == 600
+    unit = Unit()
+    for delivery in held:
+        unit.settle(owner.queue, delivery.id)
+    with pytest.raises(Refused, match=f"full for {48 * 600} bytes in one piece"):
+        owner.store.check(unit)
+    for delivery in held:
+        number = owner.store.settle(owner.queue, delivery.id)
+    for _ in range(8):
+        turn(owner.store)
+    assert owner.store.committed == number
+
+
+@pytest.mark.parametrize("spared", range(3))
+def test_a_start_without_spares_knows_what_a_segment_takes(spared: int) -> None:
+    """As much free as a segment has, or takes, less or more a byte: the first write finds its blocks."""
+    disk = new_disk()
+    Owner(disk).put(b"old")
+    for name in spares(disk):
+        disk.unlink(f"{LOG}/{name}")
+    disk = disk.survive()
+    disk.capacity = disk.used() + (SEGMENT, SEGMENT + SEGMENT // 32 - 1, SEGMENT + SEGMENT // 32)[spared]
+    assert Owner(disk).ack() == b"old"
+
+
 def test_a_disk_over_its_quota_is_full_though_bytes_are_free() -> None:
     disk = new_disk()
     owner = Owner(disk)

@@ -165,13 +165,14 @@ def test_a_damaged_copy_does_not_take_the_place_of_a_good_source() -> None:
     states: list[tuple[int, SimDisk]] = []
 
     def before(what: str) -> None:
-        if what == "unlink" and not states:
-            states.append((place(queue, 2)[1], disk.copy()))
+        address = place(queue, 2)[1]
+        if what == "unlink" and not states and address >> 32 > first:
+            states.append((address, disk.copy()))
 
     disk.before = before
     garbage(store, 8)
     ((address, found),) = states
-    assert address >> 32 > first
+    assert f"{LOG}/{first:08d}.seg" in found.contents()
     spoil(found, f"{LOG}/{address >> 32:08d}.seg", (address & 0xFFFFFFFF) + 150)
     # Something behind the copy says that it was synced.
     again, events = reported(found)

@@ -34,7 +34,7 @@ from radiator.store.file.log import Log, Policy
 from radiator.store.file.quarantine import Quarantine
 from radiator.store.file.reads import Reads
 from radiator.store.file.reclaim import Reclaim
-from radiator.store.file.record import MAX_PAYLOAD, BatchWriter
+from radiator.store.file.record import BLOCK, MAX_PAYLOAD, BatchWriter
 from radiator.store.file.recovery import Report, recover
 from radiator.store.file.scrub import Scrub
 from radiator.store.file.segment import OPENING_OFFSET, Birth, address_of
@@ -57,6 +57,9 @@ _DEFINITIONS = 1 << 13
 
 _HEAD_BYTES = 80
 """What a message's record has beside its payload and references, with padding, at most."""
+
+_SETTLE_BYTES = 48
+"""What a settlement counts in a batch, at most: it may be joined to others."""
 
 _SWEEP_SECONDS = 0.002
 _LARGEST_SEGMENT = 1 << 30  # offsets have 32 bits, and a batch may begin just before this
@@ -112,7 +115,7 @@ class FileStore(Store):
         )
         self._spares.resumed = self._has_space
         # A batch must find its blocks in a spare, which may have half of its size only, behind an opening batch.
-        self._batch_bytes = min(buffer_bytes, self._spares.size // 4)
+        self._batch_bytes = max(BLOCK, min(buffer_bytes, self._spares.size // 4))
         self._lock_fd = -1
         self._opened = False
         self._by_name: dict[str, FileQueue] = {}
@@ -234,7 +237,7 @@ class FileStore(Store):
             if self._next_queue > _LAST_QUEUE:
                 raise Refused("the store has given out all its queue numbers: move what it holds to a new one")
             queue = FileQueue(name, self._next_queue)
-            self._log.open_batch().define(queue.number, name)
+            self._batch().define(queue.number, name)
             self._next_queue += 1
             self._sync_due = self._sync_due or not queue.number % _DEFINITIONS
             self._by_name[name] = self._ledger.declared[queue.number] = queue
@@ -244,7 +247,7 @@ class FileStore(Store):
         assert isinstance(queue, FileQueue)
         self._log.check_alive()
         if not queue.dropped:
-            self._log.open_batch().drop(queue.number)
+            self._batch().drop(queue.number)
             queue.dropped = True
             queue.warm = None
             del self._by_name[queue.name]
@@ -254,12 +257,12 @@ class FileStore(Store):
 
     def has_room(self) -> bool:
         log = self._log
-        return log.has_room and log.failed is None
+        return log.filling.size < self._batch_bytes and not log.closed and log.failed is None
 
     def check(self, unit: Unit) -> None:
         if self._spares.full and unit.puts:
             raise self._spares.refusal()
-        size = heads = 0
+        size, heads = 0, _SETTLE_BYTES * len(unit.settled)
         for message, queues in unit.puts:
             size += len(message.block) + len(message.body)
             heads += _HEAD_BYTES + 12 * len(queues)
@@ -277,7 +280,9 @@ class FileStore(Store):
             message = puts[0][0]
             if self._spares.full or len(puts) > 1 or len(message.body) + len(message.block) > self._batch_bytes:
                 self.check(unit)  # not called for the common case: this is hot
-        writer = log.open_batch()
+        writer = log.filling
+        if writer.size >= self._batch_bytes:
+            writer = log.close_batch()
         if puts:
             for message, queues in puts:
                 if len(queues) == 1:
@@ -297,8 +302,16 @@ class FileStore(Store):
         log = self._log
         if log.failed is not None:
             raise log.failed
-        log.open_batch().settle(queue.number, id, Reason.ACKED)
+        writer = log.filling
+        if writer.size >= self._batch_bytes:
+            writer = log.close_batch()
+        writer.settle(queue.number, id, Reason.ACKED)
         return log.number
+
+    def _batch(self) -> BatchWriter:
+        """The batch that what comes now joins: the open one, or the next where that is large enough."""
+        log = self._log
+        return log.filling if log.filling.size < self._batch_bytes else log.close_batch()
 
     # ------------------------------------------------------------------ delivery
 
@@ -321,7 +334,7 @@ class FileStore(Store):
 
     def _damaged(self, queue: FileQueue, id: int) -> None:
         """What is damaged is noted for good, so it can be dead."""
-        self._log.open_batch().settle(queue.number, id, Reason.DAMAGED)
+        self._batch().settle(queue.number, id, Reason.DAMAGED)
 
     # ------------------------------------------------------------------ commit
 

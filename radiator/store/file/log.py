@@ -64,15 +64,15 @@ class _Flight:
 class Log:
     """`landed(number)` is called when the batch `number` is where the policy wants it and the ledger has it.
 
-    `number` is that of the open batch; it closes when it has `batch_bytes`. `failed` is the error after which nothing
-    more is done. `wall_ms` becomes the creation time of segments. `written` counts the bytes of batches that landed.
+    `filling` is the open batch and `number` its number: whoever appends writes into it, after `close_batch` where it
+    has `batch_bytes` already; `closed` are those in line before it. `failed` is the error after which nothing more is
+    done. `wall_ms` becomes the creation time of segments. `written` counts the bytes of batches that landed.
     """
 
     __slots__ = (
         "_batch_bytes",
         "_birth",
         "_capacity",
-        "_closed",
         "_dead_at",
         "_first",
         "_flight",
@@ -99,6 +99,7 @@ class Log:
         "_synced",
         "_syncer",
         "_wall_ms",
+        "closed",
         "failed",
         "filling",
         "number",
@@ -141,7 +142,7 @@ class Log:
         self._wall_ms = wall_ms
         self._landed = landed
         self._ledger: Ledger = recovered.ledger
-        self._closed: deque[BatchWriter] = deque()
+        self.closed: deque[BatchWriter] = deque()
         self._flight: _Flight | None = None
         self._free: list[BatchWriter] = []
         # This run has a segment of its own: a start always opens a new one with its first write.
@@ -183,28 +184,19 @@ class Log:
     @property
     def waiting(self) -> bool:
         """Something was appended that is not at the disk."""
-        return bool(self._closed) or not self.filling.empty
+        return bool(self.closed) or not self.filling.empty
 
     # ------------------------------------------------------------------ batches
 
-    @property
-    def has_room(self) -> bool:
-        """A put may join the open batch: nothing stands in line before it, and that is not full itself."""
-        return not self._closed and self.filling.size < self._batch_bytes
-
-    def open_batch(self) -> BatchWriter:
-        """The batch that the next unit joins, whole.
+    def close_batch(self) -> BatchWriter:
+        """The open batch is as large as one should be, and goes in line; the next one.
 
         Settlements are never held up, however slow the disk is. Were they all in one batch, no spare could hold it.
         """
-        if self.filling.size >= self._batch_bytes:
-            self._close_batch()
-        return self.filling
-
-    def _close_batch(self) -> None:
-        self._closed.append(self.filling)
+        self.closed.append(self.filling)
         self.filling = self._free.pop() if self._free else BatchWriter(self._store_id)
         self.number += 1
+        return self.filling
 
     def flush(self) -> None:
         """Hand the next batch to the sync worker if that is idle. StoreFailed after a failure."""
@@ -271,17 +263,17 @@ class Log:
             return
         sync = self._policy == "always"
         # Fixed here, after the last completion: below `_synced` everything is on the disk, whatever becomes of this.
-        if not self._closed:
-            self._close_batch()
-        self._closed.popleft()
+        if not self.closed:
+            self.close_batch()
+        self.closed.popleft()
         data = writer.finish(tail.end_address, self._synced)
-        self._flight = _Flight(writer, data, self.number - 1 - len(self._closed), sync)
+        self._flight = _Flight(writer, data, self.number - 1 - len(self.closed), sync)
         self._syncer.submit(tail.fd, data, tail.end, sync)
 
     @property
     def _next(self) -> BatchWriter:
         """The batch that goes to the disk next."""
-        return self._closed[0] if self._closed else self.filling
+        return self.closed[0] if self.closed else self.filling
 
     def _fits(self, writer: BatchWriter) -> bool:
         """May this be the next batch of the newest segment? Its blocks are reserved: no write may meet ENOSPC."""
@@ -291,10 +283,13 @@ class Log:
     def may_copy(self, victim: Segment) -> bool:
         """May what lives in `victim` be written again, so that the segment can go?
 
-        On a full disk only where that fits behind what is written, and gives blocks back: the victim has no other name.
+        On a full disk only where that fits behind what is written, and gives a spare back: the victim has no other
+        name, and is large enough. Blocks that are only free another program may take, and the copies pin a spare.
         """
         if not self._spares.full:
             return True
+        if self._fsio.size(victim.fd) < self._spares.least:
+            return False
         room = self.tail.allocated - self.tail.end - 4 * BLOCK if self._ours else 0
         return victim.live_bytes + victim.live_bytes // 8 <= room and self._fsio.links(victim.fd) == 1
 
@@ -306,7 +301,7 @@ class Log:
         and for the settlements that come with them: a spare may be too small.
         """
         filling = self.filling
-        if self._birth or self._closed or (not filling.empty and filling.size + size > self._batch_bytes):
+        if self._birth or self.closed or (not filling.empty and filling.size + size > self._batch_bytes):
             return False
         if not self._spares.full:
             return True

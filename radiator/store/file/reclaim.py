@@ -20,7 +20,8 @@ over half a segment more is copied, and then at most a step for each batch.
 
 A segment that consumers are draining right now is no victim: what is copied from it would die at its new place a moment
 later. (Cleaning prefers what is cold: Rosenblum and Ousterhout, The Design and Implementation of a Log-Structured File
-System, 1992, section 3.4.) Where the debt is over half a segment even that one is taken.
+System, 1992, section 3.4.) Nor is the last one before the newest, while anything is written: what lives there came just
+now, and nobody has had the time to take it. Where the debt is over half a segment even these are taken.
 """
 
 from __future__ import annotations
@@ -167,6 +168,7 @@ class Reclaim:
         "_urgent",
         "_waits",
         "_working",
+        "_written",
         "copied_bytes",
         "stopped",
         "victim",
@@ -211,7 +213,7 @@ class Reclaim:
         self._credit = 0
         self._urgent = False
         self._seen = 0
-        self._looked = -1
+        self._looked = self._written = -1
         self._look_at = 0.0
         # What lived in each segment at the last look, in bytes; a victim waits until it is seen not to be drained.
         self._lived: dict[int, int] = {}
@@ -247,7 +249,9 @@ class Reclaim:
         self._ticked = now
         if self.victim is None and (self._waits or self._log.written != self._looked) and now >= self._look_at:
             self._look_at = now + _LOOK_SECONDS
-            self._look()
+            written = self._log.written
+            self._look(idle=written == self._written)
+            self._written = written
         self.pump()
         if self.victim is not None:
             return now + _STEP_SECONDS
@@ -301,8 +305,11 @@ class Reclaim:
 
     # ------------------------------------------------------------------ the victim
 
-    def _look(self) -> None:
-        """See how much too much there is; where there is no victim, take the segment whose going gives back most."""
+    def _look(self, idle: bool = False) -> None:
+        """See how much too much there is; where there is no victim, take the segment whose going gives back most.
+
+        `idle` says that nothing was written for some time.
+        """
         self._looked = self._log.written
         debt = self.debt()
         capacity = self._log.capacity
@@ -326,7 +333,9 @@ class Reclaim:
                 continue
             if not self._log.may_copy(segment):
                 continue
-            if not self._urgent and lived.get(number, 2 * live) - live > live * _DRAINED:
+            drained = lived.get(number, 2 * live) - live > live * _DRAINED
+            young = number == self._log.tail.number - 1 and not idle
+            if not self._urgent and (drained or young):
                 self._waits = True
                 continue
             self.victim = segment

@@ -23,7 +23,7 @@ from radiator.store.file.fsio import Fsio
 from radiator.store.file.record import BLOCK, HEADER_BYTES, decode_batch_header, encode_segment_header
 from radiator.store.file.watermark import Watermark, write_watermark
 
-__all__ = ["FULL_ERRORS", "OPENING_OFFSET", "Birth", "Segment", "address_of", "read_batches", "where"]
+__all__ = ["FULL_ERRORS", "OPENING_OFFSET", "OVERHANG", "Birth", "Segment", "address_of", "read_batches", "where"]
 
 FULL_ERRORS = frozenset((errno.ENOSPC, errno.EDQUOT))
 """What says that a file could not have its blocks."""
@@ -32,7 +32,7 @@ OPENING_OFFSET = BLOCK
 """Where the opening batch stands: behind the header block."""
 
 
-_OVERHANG = 32
+OVERHANG = 32
 """This part of a segment's size is reserved behind it: it closes at the first batch that ends past its size."""
 
 
@@ -172,7 +172,7 @@ class Birth:
             fsio.sync_data(predecessor.fd)  # in every policy: an unsynced tail lies only in the newest segment
         path = names.segment(self.number)
         end = OPENING_OFFSET + len(self.opening)
-        fd, source = self._blocks(f"{path}.tmp", max(self.capacity + self.capacity // _OVERHANG, end + self.room))
+        fd, source = self._blocks(f"{path}.tmp", max(self.capacity + self.capacity // OVERHANG, end + self.room))
         try:
             header = encode_segment_header(self.store_id, self.number, self.created_ms, self.capacity)
             write_whole(fsio, fd, header, 0)

@@ -27,7 +27,7 @@ from radiator.store.file.format import Names
 from radiator.store.file.fsio import Fsio
 from radiator.store.file.record import BLOCK
 from radiator.store.file.recovery import Report
-from radiator.store.file.segment import FULL_ERRORS, Segment, write_whole
+from radiator.store.file.segment import FULL_ERRORS, OVERHANG, Segment, write_whole
 from radiator.store.file.syncer import JobRunner
 
 __all__ = ["CHECK_SECONDS", "SPARES", "Spares"]
@@ -60,7 +60,6 @@ class Spares:
         "_free",
         "_fsio",
         "_jobs",
-        "_least",
         "_names",
         "_ready",
         "_remains",
@@ -70,6 +69,7 @@ class Spares:
         "_small",
         "_stop_free",
         "full",
+        "least",
         "resumed",
         "wanted",
     )
@@ -86,7 +86,7 @@ class Spares:
         self._names = names
         self._segment_bytes = segment_bytes
         self._size = max(segment_bytes // _PART, _LEAST_BYTES)
-        self._least = self._size // 2  # one that cannot have more is still of use
+        self.least = self._size // 2  # one that cannot have more is still of use
         self._stop_free = stop_free
         self._report = report
         self._free = 0
@@ -106,7 +106,7 @@ class Spares:
             except FileNotFoundError:
                 continue
             try:
-                whole = self._fsio.size(fd) >= self._least
+                whole = self._fsio.size(fd) >= self.least
                 ready = whole and not any(self._fsio.read(fd, 0, BLOCK))
             finally:
                 self._fsio.close(fd)
@@ -117,7 +117,7 @@ class Spares:
         free = self._fsio.free_bytes(self._names.directory)
         self._found(free)
         # The first write needs a new segment: where that would take a spare, no put may be the one that does.
-        self._set_full(self.full or free < self._segment_bytes)
+        self._set_full(self.full or free < self._segment_bytes + self._segment_bytes // OVERHANG)
 
     @property
     def short(self) -> bool:
@@ -238,7 +238,7 @@ class Spares:
         except OSError as error:
             if error.errno not in FULL_ERRORS:
                 raise
-            made = fsio.size(fd) >= self._least
+            made = fsio.size(fd) >= self.least
             if made:
                 fsio.sync(fd)
             else:
@@ -279,7 +279,7 @@ class Spares:
         filled: list[int] = []
         free = list(places)
         for segment in dead:
-            if not free or fsio.size(segment.fd) < self._least:
+            if not free or fsio.size(segment.fd) < self.least:
                 left.append(segment)
                 continue
             path = names.spare(free[0])
