@@ -59,7 +59,7 @@ _HEAD_BYTES = 80
 """What a message's record has beside its payload and references, with padding, at most."""
 
 _SETTLE_BYTES = 48
-"""What a settlement counts in a batch, at most: it may be joined to others."""
+"""What `BatchWriter.size` counts for a settlement: it may be joined to others."""
 
 _SWEEP_SECONDS = 0.002
 _LARGEST_SEGMENT = 1 << 30  # offsets have 32 bits, and a batch may begin just before this
@@ -309,7 +309,10 @@ class FileStore(Store):
         return log.number
 
     def _batch(self) -> BatchWriter:
-        """The batch that what comes now joins: the open one, or the next where that is large enough."""
+        """The batch that what comes now joins: the open one, or the next where that is large enough.
+
+        `append` and `settle` are hot and have it written out: as a call it was 0.3 us of the 2 us of a put.
+        """
         log = self._log
         return log.filling if log.filling.size < self._batch_bytes else log.close_batch()
 
