@@ -6,6 +6,8 @@ from radiator.message import Message
 BLOCK: Final = 4096
 HEADER_BYTES: Final = 64
 MAX_PAYLOAD: Final = 1073741824
+SETTLED_HEAD_BYTES: Final = 32
+RANGE_BYTES: Final = 16
 FORMAT_VERSION: Final = 1
 OPENING: Final = 1
 

@@ -33,6 +33,8 @@ cdef extern from "zlib.h":
 BLOCK = 4096
 HEADER_BYTES = 64
 MAX_PAYLOAD = 1 << 30
+SETTLED_HEAD_BYTES = 32
+RANGE_BYTES = 16
 FORMAT_VERSION = 1
 OPENING = 1
 
@@ -64,7 +66,8 @@ cdef enum:
     type_counts = 18
     type_segment = 19
     message_head = 56
-    settle_bytes = 48
+    settled_head = 32
+    range_bytes = 16
     short_bytes = 256
     place_bytes = 24
     first_buffer = 1 << 16
@@ -233,9 +236,9 @@ cdef class _Buffer:
 cdef class BatchWriter:
     """One batch being filled.
 
-    `size` is an upper bound of its bytes with the header and without the padding at its end (settlements are counted
-    before they are joined to ranges). `records` is the number of records written so far. Numbers that do not fit their
-    field are an OverflowError, and leave the batch as it was.
+    `size` is an upper bound of its bytes with the header and without the padding at its end: each settlement counts as
+    a range, and as a record too where its queue or reason is not that of the one before. `records` is the number of
+    records written so far. Numbers that do not fit their field are an OverflowError, and leave the batch as it was.
     """
 
     cdef _Buffer buffer
@@ -243,6 +246,7 @@ cdef class BatchWriter:
     cdef Settled *settled
     cdef uint64_t settles
     cdef uint64_t settled_room
+    cdef uint64_t settled_bytes
     cdef uint64_t written
     cdef uint32_t heads_crc
     cdef bint finished
@@ -260,7 +264,7 @@ cdef class BatchWriter:
     @property
     def size(self):
         """Bytes that the batch would have now, at most."""
-        return self.written + settle_bytes * self.settles
+        return self.written + self.settled_bytes
 
     @property
     def empty(self):
@@ -343,7 +347,11 @@ cdef class BatchWriter:
                 raise MemoryError()
             self.settled = grown
             self.settled_room = room
-        self.settled[self.settles] = entry
+        cdef Settled *place = self.settled + self.settles
+        if not self.settles or place[-1].queue != entry.queue or place[-1].reason != entry.reason:
+            self.settled_bytes += settled_head
+        self.settled_bytes += range_bytes
+        place[0] = entry
         self.settles += 1
 
     def flush_settled(self):
@@ -370,19 +378,19 @@ cdef class BatchWriter:
                 if settled[at].id - settled[at - 1].id > 1:
                     count += 1
                 at += 1
-            head = self.begin(type_settled, 32, 16 * count, count, settled[begin].queue, settled[begin].reason)
-            place = head + 32
+            head = self.begin(type_settled, settled_head, range_bytes * count, count, settled[begin].queue, settled[begin].reason)
+            place = head + settled_head
             store_u64(place, settled[begin].id)
             begin += 1
             while begin < at:
                 if settled[begin].id - settled[begin - 1].id > 1:
                     store_u64(place + 8, settled[begin - 1].id)
-                    place += 16
+                    place += range_bytes
                     store_u64(place, settled[begin].id)
                 begin += 1
             store_u64(place + 8, settled[at - 1].id)
             self.end(head)
-        self.settles = 0
+        self.settles = self.settled_bytes = 0
 
     def define(self, queue, str name):
         """Say that `queue` is called `name`."""
@@ -486,7 +494,7 @@ cdef class BatchWriter:
             free(self.settled)
             self.settled = NULL
             self.settled_room = 0
-        self.settles = 0
+        self.settles = self.settled_bytes = 0
         self.written = header_bytes
         self.heads_crc = 0
         self.finished = False

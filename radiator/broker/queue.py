@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING
 
 from radiator.broker.graveyard import Doomed, bury
 from radiator.broker.transaction import Parts
-from radiator.errors import Refused, StoreBusy
-from radiator.store.base import Unit
+from radiator.errors import Refused
 
 if TYPE_CHECKING:
     from radiator.broker.broker import Broker
@@ -132,17 +131,12 @@ class Queue:
         """Put `message`; the number at which it is durable, 0 in memory. Refused, StoreBusy: nothing happened."""
         if self.refusal:
             raise Refused(self.refusal)
-        if self.persistent:
-            if not self.store.has_room():
-                raise StoreBusy
-        elif self.handle.reserved_messages:  # type: ignore[attr-defined]
+        if not self.persistent and self.handle.reserved_messages:  # type: ignore[attr-defined]
             # What its sender sent before is still waiting for the disk: never overtake it.
             parts = Parts()
             self.stage(message, parts)
             return self.broker.commit(parts)
-        unit = Unit()
-        unit.puts.append((message, self.handles))
-        number = self.store.append(unit)
+        number = self.store.put(self.handle, message)
         self.put_count += 1
         return number
 

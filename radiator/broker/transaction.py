@@ -75,6 +75,6 @@ class Transaction:
         parts = Parts()
         for target, message in self.sends:
             target.stage(message, parts)
-        for delivery in self.acked:
+        for delivery in sorted(self.acked, key=lambda acked: acked.queue.number):  # the fewest records
             parts.settle(delivery.subscription.queue, delivery.id, Reason.ACKED)
         return parts

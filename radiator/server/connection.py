@@ -115,8 +115,10 @@ class Connection:
         """The session has output, wants to end or to be called earlier: see to it at the end of this turn."""
         if not self._dirty:
             self._dirty = True
-            self._turn.dirty.append(self)
-            self._turn.arm()
+            turn = self._turn
+            turn.dirty.append(self)
+            if not turn.armed:
+                turn.arm()
 
     def flush(self) -> None:
         """One non-blocking send; the write watcher calls for the next one where the kernel did not take all."""
@@ -255,7 +257,8 @@ class Connection:
             self._turn.wait(self, session.postponed)
         if session.wants_read is not self._reading:
             self._read(session.wants_read)
-        self._turn.arm()
+        if not self._turn.armed:
+            self._turn.arm()
 
     def _end_of_input(self) -> None:
         """The client sends no more. One that has only shut its write side still gets the receipts it is owed."""

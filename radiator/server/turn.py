@@ -34,16 +34,17 @@ class Turn:
 
     `clock` gives monotonic seconds. A connection appends itself to `dirty` when it has something to send. `blocked` are
     those whose sessions wait for room in the store, `postponed` those that wait for the next turn. `refused` are those
-    of `connections` over the limit of some listener: they take their ERROR and go, and count against no limit.
+    of `connections` over the limit of some listener: they take their ERROR and go, and count against no limit. `armed`
+    says that this turn has an end.
     """
 
     __slots__ = (
         "_again",
-        "_armed",
         "_loop",
         "_running",
         "_store_ticks",
         "_watchers",
+        "armed",
         "blocked",
         "broker",
         "buffer",
@@ -85,7 +86,7 @@ class Turn:
         self.dirty: list[Connection] = []
         self.blocked: list[Connection] = []
         self.postponed: list[Connection] = []
-        self._armed = False
+        self.armed = False
         self._running = False
         self._again = loop.timer(0.0)
         self._store_ticks = _StoreTicks(self)
@@ -112,9 +113,9 @@ class Turn:
 
     def arm(self) -> None:
         """Let this turn have an end; harmless when it has one."""
-        if self._armed:
+        if self.armed:
             return
-        self._armed = True
+        self.armed = True
         if self._running:
             # run_callback would run before the next poll: a fast reader on the other side could keep us here for ever.
             self._again.start(self._end)
@@ -140,7 +141,7 @@ class Turn:
         self.arm()
 
     def _end(self) -> None:
-        self._armed = False
+        self.armed = False
         self._running = True
         try:
             store = self.store

@@ -86,22 +86,20 @@ def unsubscribe(session: Session, frame: Frame) -> None:
     _receipt(session, frame)
 
 
-def ack(session: Session, frame: Frame) -> None:
-    """ACK: the message is done with."""
-    _settle(session, frame, True, True)
-
-
 def nack(session: Session, frame: Frame) -> None:
     """NACK: back to its place, or with `requeue:false` to the dead letters."""
-    _settle(session, frame, False, fields.requeue(frame.headers))
+    settle(session, frame, False, fields.requeue(frame.headers))
 
 
-def _settle(session: Session, frame: Frame, positive: bool, requeue: bool) -> None:
-    """ACK and NACK; one for a message no longer held is counted and ignored, its receipt is given."""
+def settle(session: Session, frame: Frame, positive: bool = True, requeue: bool = True) -> None:
+    """ACK, and what NACK shares with it; one for a message no longer held is counted and ignored, its receipt is given.
+
+    As hot as SEND.
+    """
     headers = frame.headers
     client = session.client
     if session.version == 12:
-        number = fields.number(fields.required(frame.command, headers, "id"))
+        number = fields.number(headers.get("id") or fields.required(frame.command, headers, "id"))
         delivery = None if number is None else client.find_ack(number)
     else:
         name = fields.message_id(fields.required(frame.command, headers, "message-id"))
@@ -153,7 +151,7 @@ _EVERY_VERSION: Final[Mapping[str, Handler]] = {
     "SEND": send,
     "SUBSCRIBE": subscribe,
     "UNSUBSCRIBE": unsubscribe,
-    "ACK": ack,
+    "ACK": settle,
     "BEGIN": begin,
     "COMMIT": commit,
     "ABORT": abort,

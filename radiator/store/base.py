@@ -18,6 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from enum import IntEnum
 
+from radiator.errors import StoreBusy
 from radiator.message import Delivery, Message
 
 __all__ = ["Progress", "Reason", "Store", "StoreQueue", "Unit"]
@@ -126,6 +127,14 @@ class Store(ABC):
     @abstractmethod
     def append(self, unit: Unit) -> int:
         """Let `unit` join the open batch, whole; the number that `durable` will reach. Refused as `check` does."""
+
+    def put(self, queue: StoreQueue, message: Message) -> int:
+        """What `append` does with a unit that puts `message` into `queue` and nothing else. StoreBusy without room."""
+        if not self.has_room():
+            raise StoreBusy
+        unit = Unit()
+        unit.put(message, (queue,))
+        return self.append(unit)
 
     def settle(self, queue: StoreQueue, id: int) -> int:
         """What `append` does with a unit that acknowledges the message `id` of `queue` and nothing else."""

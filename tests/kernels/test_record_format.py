@@ -134,7 +134,7 @@ def test_size_bounds_what_finish_gives(record_twin: Any) -> None:
     assert writer.size == 64 + 48
     writer.settle(1, 2, 0)
     writer.put(MESSAGE, [(1, 3)])
-    assert writer.size == 64 + 96 + 104
+    assert writer.size == 64 + 48 + 16 + 104
     writer.flush_settled()
     assert writer.size == 64 + 48 + 104
     assert writer.records == 2

@@ -195,7 +195,7 @@ class World:
                 placed.append((queue.name, id, message.body))
         for delivery in settled:
             unit.settle(delivery.queue, delivery.id, reason)
-        number = self.store.append(unit)
+        number = self._append(unit, reason)
 
         def change(state: State) -> None:
             for name, id, body in placed:
@@ -204,6 +204,17 @@ class World:
                 del state[delivery.queue.name][delivery.id]
 
         self.model.step(number, change)
+
+    def _append(self, unit: Unit, reason: Reason) -> int:
+        """Half of the units that are one operation go the way that is made for it."""
+        if self.body % 2 and len(unit.puts) + len(unit.settled) == 1:
+            if unit.settled and reason is Reason.ACKED:
+                queue, id, _ = unit.settled[0]
+                return self.store.settle(queue, id)
+            if unit.puts and len(unit.puts[0][1]) == 1 and self.store.has_room():
+                message, queues = unit.puts[0]
+                return self.store.put(queues[0], message)
+        return self.store.append(unit)
 
     def consumes(self, queue: StoreQueue) -> bool:
         """Does anybody take messages out of `queue`?"""

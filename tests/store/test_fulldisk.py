@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,8 +11,10 @@ from model import DIRECTORY, read_everything
 from simdisk import SimDisk
 from test_faults import new_disk, put, turn
 
+from radiator.broker.transaction import OPERATION_BYTES, Transaction
+from radiator.config.schema import Limits
 from radiator.errors import Refused, StoreFailed
-from radiator.message import Message
+from radiator.message import Delivery, Message
 from radiator.store.base import StoreQueue, Unit
 from radiator.store.file.engine import FileStore
 from radiator.store.file.syncer import InlineJobs, InlineSyncer
@@ -20,6 +23,21 @@ SEGMENT = 32768
 LOG = f"{DIRECTORY}/log"
 FULL = "the disk is full: persistent messages are refused until there is room"
 ROOM = "the disk has room again: persistent messages are taken"
+
+
+class FakeQueue:
+    """Persistent queue `number`, as far as a transaction looks at it."""
+
+    persistent = True
+
+    def __init__(self, number: int) -> None:
+        self.handle = StoreQueue(f"/queue/{number}", number)
+
+    def delivery(self, id: int) -> Delivery:
+        """Message `id` of it, in somebody's hands."""
+        delivery = Delivery(self.handle, id, 0, None)
+        delivery.subscription = SimpleNamespace(queue=self)
+        return delivery
 
 
 class Owner:
@@ -251,13 +269,31 @@ def test_settlements_in_one_piece_that_no_spare_could_hold_are_refused_on_a_full
     unit = Unit()
     for delivery in held:
         unit.settle(owner.queue, delivery.id)
-    with pytest.raises(Refused, match=f"full for {48 * 600} bytes in one piece"):
+    with pytest.raises(Refused, match=f"full for {32 + 16 * 600} bytes in one piece"):
         owner.store.check(unit)
     for delivery in held:
         number = owner.store.settle(owner.queue, delivery.id)
     for _ in range(8):
         turn(owner.store)
     assert owner.store.committed == number
+
+
+def test_a_transaction_of_acks_alone_has_room_on_a_full_disk() -> None:
+    """As many as `limits.transaction` allows where it is not configured, and however they are mixed."""
+    store = FileStore(DIRECTORY, fsio=new_disk(), syncer=InlineSyncer(new_disk()), jobs=InlineJobs())
+    store._spares.full = True
+    limits = Limits()
+    count = limits.transaction // OPERATION_BYTES
+    transaction = Transaction()
+    queues = [FakeQueue(number) for number in range(1000)]
+    transaction.acked = [queues[id % 1000].delivery(id) for id in range(count)]
+    durable = transaction.parts().durable
+    assert durable is not None
+    assert len(durable.settled) == count
+    store.check(durable)
+    durable.settled *= 4
+    with pytest.raises(Refused, match="in one piece"):
+        store.check(durable)
 
 
 @pytest.mark.parametrize("spared", range(3))
@@ -335,28 +371,33 @@ def test_acks_one_at_a_time_drain_a_full_disk(restart: str, thief: bool) -> None
 
 @pytest.mark.parametrize("alone", [True, False])
 def test_a_flood_of_acks_is_never_more_than_a_spare_can_hold(alone: bool) -> None:
-    """All at once and in no order, by a consumer with a window of thousands: only what is at the disk is bounded."""
+    """All at once and now of one queue, now of another, by a consumer with a window of thousands.
+
+    Only what is at the disk is bounded.
+    """
     disk = new_disk()
     disk.capacity = 10 * SEGMENT
     owner = Owner(disk)
     store, queue = owner.store, owner.queue
+    queues = [queue, store.declare("/queue/b")]
     unit = Unit()
-    unit.put(Message(12, True, b"", b"x"), [queue])
+    unit.put(Message(12, True, b"", b"x"), queues)
     while not store._spares.full:
         for _ in range(50):
             store.append(unit)
         turn(store)
     steal(disk)
-    held = store.claim(queue, 1 << 20, 1 << 30)
-    assert len(held) * 48 > 2 * SEGMENT, "as settlements are counted"
-    # Every second one, or the settlements would be joined to one range, and the batch would be small in the end.
+    held = [each for pair in zip(*(store.claim(q, 1 << 20, 1 << 30) for q in queues), strict=True) for each in pair]
+    assert len(held) * 48 > 2 * SEGMENT, "as settlements are counted where no two of a queue come together"
+    # Not all, or the settlements would be joined to one range, and the batch would be small in the end.
     numbers: list[int] = []
-    for delivery in held[::2]:
+    settled = [delivery for delivery in held if delivery.id % 2]
+    for delivery in settled:
         if alone:
-            numbers.append(store.settle(queue, delivery.id))
+            numbers.append(store.settle(delivery.queue, delivery.id))
         else:
             unit = Unit()
-            unit.settle(queue, delivery.id)
+            unit.settle(delivery.queue, delivery.id)
             numbers.append(store.append(unit))
     assert len(set(numbers)) > 3, "they are in one batch"
     moments: list[tuple[SimDisk, int]] = []
@@ -366,10 +407,12 @@ def test_a_flood_of_acks_is_never_more_than_a_spare_can_hold(alone: bool) -> Non
         steal(disk)
     disk.before = lambda what: None
     moments.append((disk, store.committed))
-    ids = {delivery.id for delivery in held}
-    order = [delivery.id for delivery in held[::2]]
+    order = [(delivery.queue.name, delivery.id) for delivery in settled]
     for moment, committed in moments:
-        gone = ids.difference(read_everything(Owner(moment.power_cut(Random(1))).store)["/queue/a"])
+        there = read_everything(Owner(moment.power_cut(Random(1))).store)
+        gone = {
+            (delivery.queue.name, delivery.id) for delivery in held if delivery.id not in there[delivery.queue.name]
+        }
         told = sum(number <= committed for number in numbers)
         assert len(gone) >= told
         assert gone == set(order[: len(gone)]), "batches overtook each other"

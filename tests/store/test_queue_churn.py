@@ -129,8 +129,9 @@ def test_a_power_cut_leaves_what_was_before_or_what_was_after() -> None:
     assert seen == {frozenset(BEFORE), frozenset(AFTER)}
 
 
+@pytest.mark.parametrize("turns", [1000, QUEUE_HOLE * 2])
 @pytest.mark.parametrize("fsync", ["always", "never"])
-def test_a_lost_tail_gives_no_queue_number_to_another_queue(fsync: str) -> None:
+def test_a_lost_tail_gives_no_queue_number_to_another_queue(fsync: str, turns: int) -> None:
     """A number that a client has seen in a message-id is never another queue's, however many came and went unsynced."""
     disk = new_disk()
     store = new_store(disk, fsync, segment_bytes=64 << 20)
@@ -139,7 +140,7 @@ def test_a_lost_tail_gives_no_queue_number_to_another_queue(fsync: str) -> None:
         queue = store.declare(f"/queue/{count}")
         highest = queue.number
         store.drop(queue)
-        if count % 1000 == 0:
+        if count % turns == 0:
             turn(store)
     turn(store)
     assert store._log.tail.number == 2, "a birth would have synced by itself"

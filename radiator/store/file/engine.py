@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from radiator.errors import Refused, StoreFailed
+from radiator.errors import Refused, StoreBusy, StoreFailed
 from radiator.message import Delivery, Message
 from radiator.store.base import Progress, Reason, Store, StoreQueue, Unit
 from radiator.store.file.cache import save_index
@@ -34,7 +34,7 @@ from radiator.store.file.log import Log, Policy
 from radiator.store.file.quarantine import Quarantine
 from radiator.store.file.reads import Reads
 from radiator.store.file.reclaim import Reclaim
-from radiator.store.file.record import BLOCK, MAX_PAYLOAD, BatchWriter
+from radiator.store.file.record import BLOCK, MAX_PAYLOAD, RANGE_BYTES, SETTLED_HEAD_BYTES, BatchWriter
 from radiator.store.file.recovery import Report, recover
 from radiator.store.file.scrub import Scrub
 from radiator.store.file.segment import OPENING_OFFSET, Birth, address_of
@@ -53,13 +53,10 @@ _LAST_QUEUE = (1 << 32) - (1 << 26)
 """Queue numbers have 32 bits; behind this one there is room for the holes of a thousand unclean starts."""
 
 _DEFINITIONS = 1 << 13
-"""Queues after whose definition a sync is due in every policy: a lost tail must define fewer than `QUEUE_HOLE`."""
+"""Queues after whose definition a batch is synced in every policy: a lost tail must define fewer than `QUEUE_HOLE`."""
 
 _HEAD_BYTES = 80
 """What a message's record has beside its payload and references, with padding, at most."""
-
-_SETTLE_BYTES = 48
-"""What `BatchWriter.size` counts for a settlement: it may be joined to others."""
 
 _SWEEP_SECONDS = 0.002
 _LARGEST_SEGMENT = 1 << 30  # offsets have 32 bits, and a batch may begin just before this
@@ -120,7 +117,6 @@ class FileStore(Store):
         self._opened = False
         self._by_name: dict[str, FileQueue] = {}
         self._next_sync = 0.0
-        self._sync_due = False
 
     # ------------------------------------------------------------------ opening
 
@@ -239,7 +235,8 @@ class FileStore(Store):
             queue = FileQueue(name, self._next_queue)
             self._batch().define(queue.number, name)
             self._next_queue += 1
-            self._sync_due = self._sync_due or not queue.number % _DEFINITIONS
+            if not queue.number % _DEFINITIONS:
+                self._log.sync_batch()
             self._by_name[name] = self._ledger.declared[queue.number] = queue
         return queue
 
@@ -262,7 +259,12 @@ class FileStore(Store):
     def check(self, unit: Unit) -> None:
         if self._spares.full and unit.puts:
             raise self._spares.refusal()
-        size, heads = 0, _SETTLE_BYTES * len(unit.settled)
+        size, heads = 0, RANGE_BYTES * len(unit.settled)
+        subject = None
+        for queue, _, reason in unit.settled:  # as `BatchWriter.size` counts them
+            if (queue, reason) != subject:
+                subject = queue, reason
+                heads += SETTLED_HEAD_BYTES
         for message, queues in unit.puts:
             size += len(message.block) + len(message.body)
             heads += _HEAD_BYTES + 12 * len(queues)
@@ -275,27 +277,30 @@ class FileStore(Store):
         log = self._log
         if log.failed is not None:
             raise log.failed
-        puts = unit.puts
-        if puts:
-            message = puts[0][0]
-            if self._spares.full or len(puts) > 1 or len(message.body) + len(message.block) > self._batch_bytes:
-                self.check(unit)  # not called for the common case: this is hot
-        writer = log.filling
-        if writer.size >= self._batch_bytes:
-            writer = log.close_batch()
-        if puts:
-            for message, queues in puts:
-                if len(queues) == 1:
-                    queue: Any = queues[0]
-                    writer.put(message, ((queue.number, queue.next_id),))
-                    queue.next_id += 1
-                else:
-                    files: list[Any] = list(queues)
-                    writer.put(message, [(queue.number, queue.next_id) for queue in files])
-                    for queue in files:
-                        queue.next_id += 1
+        if unit.puts:
+            self.check(unit)
+        writer = self._batch()
+        for message, queues in unit.puts:
+            files: list[Any] = list(queues)
+            writer.put(message, [(queue.number, queue.next_id) for queue in files])
+            for queue in files:
+                queue.next_id += 1
         for settled, id, reason in unit.settled:
             writer.settle(settled.number, id, reason)
+        return log.number
+
+    def put(self, queue: StoreQueue, message: Message) -> int:
+        assert isinstance(queue, FileQueue)
+        log = self._log
+        writer = log.filling
+        if log.closed or writer.size >= self._batch_bytes or log.failed is not None:
+            raise log.failed or StoreBusy
+        if self._spares.full or len(message.body) + len(message.block) > self._batch_bytes:
+            unit = Unit()
+            unit.put(message, (queue,))
+            self.check(unit)
+        writer.put(message, ((queue.number, queue.next_id),))
+        queue.next_id += 1
         return log.number
 
     def settle(self, queue: StoreQueue, id: int) -> int:
@@ -311,7 +316,7 @@ class FileStore(Store):
     def _batch(self) -> BatchWriter:
         """The batch that what comes now joins: the open one, or the next where that is large enough.
 
-        `append` and `settle` are hot and have it written out: as a call it was 0.3 us of the 2 us of a put.
+        `settle` is hot and has it written out.
         """
         log = self._log
         return log.filling if log.filling.size < self._batch_bytes else log.close_batch()
@@ -342,10 +347,6 @@ class FileStore(Store):
     # ------------------------------------------------------------------ commit
 
     def flush(self) -> None:
-        if self._sync_due:
-            self._sync_due = False
-            if self._policy != "always":
-                self._log.sync_soon()
         self._log.flush()
 
     def completed(self) -> None:

@@ -95,6 +95,7 @@ class Log:
         "_spares",
         "_store_id",
         "_sync_job",
+        "_sync_number",
         "_sync_wanted",
         "_synced",
         "_syncer",
@@ -154,6 +155,7 @@ class Log:
         self._birth = False
         self._sync_job: object = None
         self._sync_wanted = False
+        self._sync_number = 0  # batches up to this one are synced in every policy
         self._overdue = False
         self._dead_at: dict[int, int] = {}
         # A clean stop synced everything, and after an unclean one the recovery did.
@@ -197,6 +199,11 @@ class Log:
         self.filling = self._free.pop() if self._free else BatchWriter(self._store_id)
         self.number += 1
         return self.filling
+
+    def sync_batch(self) -> None:
+        """The open batch goes in line as it is, and is synced with all before it, whatever the policy."""
+        self._sync_number = self.number
+        self.close_batch()
 
     def flush(self) -> None:
         """Hand the next batch to the sync worker if that is idle. StoreFailed after a failure."""
@@ -261,13 +268,14 @@ class Log:
             if self._job is None and self._sync_job is None:
                 self._begin_birth()
             return
-        sync = self._policy == "always"
         # Fixed here, after the last completion: below `_synced` everything is on the disk, whatever becomes of this.
         if not self.closed:
             self.close_batch()
         self.closed.popleft()
         data = writer.finish(tail.end_address, self._synced)
-        self._flight = _Flight(writer, data, self.number - 1 - len(self.closed), sync)
+        number = self.number - 1 - len(self.closed)
+        sync = self._policy == "always" or number <= self._sync_number
+        self._flight = _Flight(writer, data, number, sync)
         self._syncer.submit(tail.fd, data, tail.end, sync)
 
     @property

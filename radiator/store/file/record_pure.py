@@ -37,8 +37,10 @@ __all__ = [
     "OPENING",
     "PLACES",
     "PUT",
+    "RANGE_BYTES",
     "SEGMENT",
     "SETTLED",
+    "SETTLED_HEAD_BYTES",
     "STATE",
     "BatchHeader",
     "BatchWriter",
@@ -59,6 +61,9 @@ BLOCK: Final = 4096
 HEADER_BYTES: Final = 64
 MAX_PAYLOAD: Final = 1 << 30
 """The format's own ceiling for one payload; what is accepted from clients is a matter of configuration, not of this."""
+SETTLED_HEAD_BYTES: Final = 32
+"""A record of settlements: this head, then `RANGE_BYTES` for each range of ids."""
+RANGE_BYTES: Final = 16
 FORMAT_VERSION: Final = 1
 OPENING: Final = 1
 """Bit of a batch header's flags: this batch restates the store and stands first in its segment."""
@@ -82,8 +87,6 @@ _BATCH_MAGIC = b"RdB1"
 _SEGMENT_MAGIC = b"RADLOG1\0"
 _MAX_U32 = 0xFFFFFFFF
 _MAX_DELIVERIES = 0xFFFF
-# What one settlement can need at most: an ack record of its own (head and one range).
-_SETTLE_BYTES = 48
 
 _U32 = Struct("<I")
 _U64 = Struct("<Q")
@@ -134,19 +137,30 @@ class SegmentHeader(NamedTuple):
 class BatchWriter:
     """One batch being filled.
 
-    `size` is an upper bound of its bytes with the header and without the padding at its end (settlements are counted
-    before they are joined to ranges). `records` is the number of records written so far. Numbers that do not fit their
-    field are an OverflowError, and leave the batch as it was.
+    `size` is an upper bound of its bytes with the header and without the padding at its end: each settlement counts as
+    a range, and as a record too where its queue or reason is not that of the one before. `records` is the number of
+    records written so far. Numbers that do not fit their field are an OverflowError, and leave the batch as it was.
     """
 
-    __slots__ = ("_chunks", "_finished", "_heads_crc", "_settled", "_settles", "_store_id", "_written", "records")
+    __slots__ = (
+        "_chunks",
+        "_finished",
+        "_heads_crc",
+        "_last",
+        "_settled",
+        "_settled_bytes",
+        "_store_id",
+        "_written",
+        "records",
+    )
 
     records: int
     _chunks: list[bytes]
     _finished: bool
     _heads_crc: int
+    _last: tuple[int, int] | None
     _settled: dict[tuple[int, int], list[int]]
-    _settles: int
+    _settled_bytes: int
     _written: int
 
     def __init__(self, store_id: bytes) -> None:
@@ -158,12 +172,12 @@ class BatchWriter:
     @property
     def size(self) -> int:
         """Bytes that the batch would have now, at most."""
-        return self._written + _SETTLE_BYTES * self._settles
+        return self._written + self._settled_bytes
 
     @property
     def empty(self) -> bool:
         """True while there is nothing to write."""
-        return not self.records and not self._settles
+        return not self.records and not self._settled
 
     def put(self, message: Message, refs: Sequence[tuple[int, int]]) -> None:
         """Add a message that stands in each (queue, id) of `refs`; its body is stored once."""
@@ -218,18 +232,20 @@ class BatchWriter:
             raise ValueError("the batch is finished: clear it first")
         if not (0 <= queue <= _MAX_U32 and 0 <= id < 1 << 64 and 0 <= reason < 256):
             raise OverflowError("a number does not fit its field")
-        ids = self._settled.get((queue, reason))
+        group = queue, reason
+        if group != self._last:
+            self._last = group
+            self._settled_bytes += SETTLED_HEAD_BYTES
+        self._settled_bytes += RANGE_BYTES
+        ids = self._settled.get(group)
         if ids is None:
-            self._settled[queue, reason] = [id]
+            self._settled[group] = [id]
         else:
             ids.append(id)
-        self._settles += 1
 
     def flush_settled(self) -> None:
         """Write the settlements collected so far: a record for each queue and reason, in their order."""
-        if not self._settles:
-            return
-        settled, self._settled, self._settles = self._settled, {}, 0
+        settled, self._settled, self._settled_bytes, self._last = self._settled, {}, 0, None
         for (queue, reason), ids in sorted(settled.items()):
             ranges: list[bytes] = []
             ids.sort()
@@ -318,7 +334,8 @@ class BatchWriter:
         self._chunks = []
         self._heads_crc = 0
         self._settled = {}
-        self._settles = 0
+        self._settled_bytes = 0
+        self._last = None
         self._written = HEADER_BYTES
         self._finished = False
         self.records = 0
