@@ -1,6 +1,7 @@
-"""A disk that fills up under load, again and again: ext4 in a small image, kill -9 while it is full, acks that go on.
+"""A disk that fills up under load, again and again: a small image, kill -9 while it is full, acks that go on.
 
-    python tests/real/nospace.py [--cycles 20] [--fsync always|<N>ms|never] [--directory DIR] [--seed N]
+    python tests/real/nospace.py [--cycles 20] [--fsync always|<N>ms|never] [--filesystem ext4|xfs] [--directory DIR]
+                                 [--seed N]
 
 Each cycle: producers fill the disk until the broker refuses them, and kill -9; on the full disk, messages are taken
 with one receipted ACK at a time, and kill -9 in the middle; then everything is taken, which must give space back: SENDs
@@ -26,12 +27,13 @@ from daemon import Daemon
 from kill_clients import Stream, frame
 from killloop import options_of
 from oracle import CONFIG, PRODUCERS, QUEUES, Books, Broken, Load, Unit, segments_of
-from powercut import Image, why_not
+from powercut import FILESYSTEM, Image, why_not
 from recorder import body_of, message
 
 __all__ = ["IMAGE_BYTES", "NoSpace"]
 
 IMAGE_BYTES = 48 << 20
+_LEAST_BYTES = {"ext4": 0, "xfs": 304 << 20}
 STOP_FREE = ("0", "8MiB")
 """With none kept free, the births of segments meet a disk that is really full."""
 
@@ -192,14 +194,14 @@ def _reference(headers: dict[str, str], body: bytes) -> str:
 
 def main() -> None:
     """The command line."""
-    options = options_of(__doc__)
-    reason = why_not()
+    options = options_of(__doc__, FILESYSTEM)
+    reason = why_not(options.filesystem)
     if reason is not None:
         sys.exit(reason)
     started = time.monotonic()
     with (
         tempfile.TemporaryDirectory(dir=options.directory, prefix="full-") as place,
-        Image(Path(place), IMAGE_BYTES) as image,
+        Image(Path(place), max(IMAGE_BYTES, _LEAST_BYTES[options.filesystem]), options.filesystem) as image,
     ):
         loop = NoSpace(image, Path(place), options.fsync, options.seed)
         for number in range(options.cycles):

@@ -1,8 +1,9 @@
-"""Real power cuts: ext4 on a loop device is shut down under load without its journal, mounted again and compared.
+"""Real power cuts: a file system on a loop device is shut down under load without its journal, mounted and compared.
 
-    python tests/real/powercut.py [--cycles 200] [--fsync always|<N>ms|never] [--cache] [--directory DIR] [--seed N]
+    python tests/real/powercut.py [--cycles 200] [--fsync always|<N>ms|never] [--cache] [--filesystem ext4|xfs]
+                                  [--directory DIR] [--seed N]
 
-The shutdown ioctl (with the flag that keeps ext4 from flushing its journal) leaves on the device what the kernel had
+The shutdown ioctl (with the flag that keeps the journal from being flushed) leaves on the device what the kernel had
 written to it, and nothing else: dirty pages and uncommitted names are gone. With --cache the image lies in a second
 one, which is the one that is shut down: what was written to the disk and not flushed is gone too. What is promised:
 
@@ -38,19 +39,26 @@ from oracle import CONFIG, SEGMENTS, Books, Broken, Load, look, segments_of
 
 __all__ = ["CachedImage", "Image", "PowerCuts", "why_not"]
 
-_SHUTDOWN = 0x8004587D  # EXT4_IOC_SHUTDOWN
-_WITHOUT_LOG_FLUSH = struct.pack("I", 2)  # EXT4_GOING_FLAGS_NOLOGFLUSH
+_SHUTDOWN = 0x8004587D  # EXT4_IOC_SHUTDOWN, XFS_IOC_GOINGDOWN
+_WITHOUT_LOG_FLUSH = struct.pack("I", 2)  # EXT4_GOING_FLAGS_NOLOGFLUSH, XFS_FSOP_GOING_FLAGS_NOLOGFLUSH
 IMAGE_BYTES = 768 << 20
+
+FILESYSTEMS = {"ext4": ["mkfs.ext4", "-q", "-F"], "xfs": ["mkfs.xfs", "-q", "-f"]}
+"""How they are made."""
+
+FILESYSTEM: tuple[str, dict[str, object]] = ("--filesystem", {"choices": FILESYSTEMS, "default": "ext4"})
+"""The option, as `options_of` takes it."""
 
 SYNC_SECONDS = 0.5
 """What one sync may take here: the machine has other things to do than this test."""
 
 
-def why_not() -> str | None:
-    """Why file systems cannot be mounted here; None where they can."""
+def why_not(filesystem: str = "ext4") -> str | None:
+    """Why such file systems cannot be made and mounted here; None where they can."""
     if sys.platform != "linux" or os.geteuid() != 0:
         return "needs root on Linux to mount file systems"
-    missing = [tool for tool in ("mkfs.ext4", "mount", "umount", "losetup") if shutil.which(tool) is None]
+    tools = (FILESYSTEMS[filesystem][0], "mount", "umount", "losetup")
+    missing = [tool for tool in tools if shutil.which(tool) is None]
     if missing:
         return f"not installed: {', '.join(missing)}"
     if subprocess.run(["losetup", "--find"], capture_output=True, check=False).returncode:
@@ -59,15 +67,16 @@ def why_not() -> str | None:
 
 
 class Image:
-    """An ext4 file system in a sparse file, mounted on `path` inside the `with`; the mount may be cut and come back."""
+    """A file system in a sparse file, mounted on `path` inside the `with`; the mount may be cut and come back."""
 
-    def __init__(self, directory: Path, size: int = IMAGE_BYTES) -> None:
+    def __init__(self, directory: Path, size: int = IMAGE_BYTES, filesystem: str = "ext4") -> None:
         self.path = directory / "disk"
         self.path.mkdir()
+        self._mounted = False
         self.file = directory / "image"
         with self.file.open("wb") as file:
             file.truncate(size)
-        subprocess.run(["mkfs.ext4", "-q", "-F", str(self.file)], check=True)
+        subprocess.run([*FILESYSTEMS[filesystem], str(self.file)], check=True)
 
     def __enter__(self) -> Image:
         self.mount()
@@ -78,6 +87,7 @@ class Image:
 
     def mount(self) -> None:
         subprocess.run(["mount", "-o", "loop", str(self.file), str(self.path)], check=True)
+        self._mounted = True
 
     def write_page_by_page(self) -> None:
         """Let the device write one page at a time, so that what it says of a write is true of all of it.
@@ -93,8 +103,9 @@ class Image:
 
     def umount(self) -> None:
         """Take the mount away, and with it the loop device."""
-        if self.path.is_mount():
+        if self._mounted:  # not asked of the file system, which may be shut down
             subprocess.run(["umount", str(self.path)], check=True)
+            self._mounted = False
 
     def cut(self) -> float:
         """The power is gone, what is open gives EIO; the moment before that.
@@ -117,12 +128,12 @@ class CachedImage(Image):
     What the inner file system wrote to its device is in the outer one's page cache; only a flush takes it from there.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, filesystem: str = "ext4") -> None:
         outside = directory / "device"
         outside.mkdir()
         self._outer = Image(outside, IMAGE_BYTES + (256 << 20))
         with self._outer:
-            super().__init__(self._outer.path)
+            super().__init__(self._outer.path, filesystem=filesystem)
         self.path = directory / "disk"
         self.path.mkdir()
 
@@ -233,13 +244,17 @@ class PowerCuts:
 
 def main() -> None:
     """The command line."""
-    options = options_of(__doc__, ("--cache", {"action": "store_true", "help": "the disk has a cache of its own"}))
-    reason = why_not()
+    cache = ("--cache", {"action": "store_true", "help": "the disk has a cache of its own"})
+    options = options_of(__doc__, cache, FILESYSTEM)
+    reason = why_not(options.filesystem)
     if reason is not None:
         sys.exit(reason)
     started = time.monotonic()
     kind = CachedImage if options.cache else Image
-    with tempfile.TemporaryDirectory(dir=options.directory, prefix="cut-") as place, kind(Path(place)) as image:
+    with (
+        tempfile.TemporaryDirectory(dir=options.directory, prefix="cut-") as place,
+        kind(Path(place), filesystem=options.filesystem) as image,
+    ):
         loop = PowerCuts(image, Path(place), options.fsync, options.seed)
         for number in range(options.cycles):
             loop.cycle()

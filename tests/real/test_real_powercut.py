@@ -13,11 +13,22 @@ LARGE = "daemon.FileStore = functools.partial(daemon.FileStore, segment_bytes=1 
 NO_SYNC = LARGE + "from radiator.store.file.fsio import RealFsio\nRealFsio.sync_data = lambda self, fd: None\n"
 
 
+NO_XFS = why_not("xfs")
+XFS = pytest.mark.skipif(NO_XFS is not None, reason=NO_XFS or "")
+
+
 @pytest.mark.parametrize(
-    ("fsync", "kind"), [("always", Image), ("50ms", Image), ("never", Image), ("always", CachedImage)]
+    ("fsync", "kind", "filesystem"),
+    [
+        ("always", Image, "ext4"),
+        ("50ms", Image, "ext4"),
+        ("never", Image, "ext4"),
+        ("always", CachedImage, "ext4"),
+        pytest.param("always", Image, "xfs", marks=XFS),
+    ],
 )
-def test_each_policy_keeps_its_promise(tmp_path, fsync, kind):
-    with kind(tmp_path) as image:
+def test_each_policy_keeps_its_promise(tmp_path, fsync, kind, filesystem):
+    with kind(tmp_path, filesystem=filesystem) as image:
         loop = PowerCuts(image, tmp_path, fsync, seed=2)
         for _ in range(2):
             loop.cycle()
