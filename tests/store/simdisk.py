@@ -260,6 +260,9 @@ class SimDisk:
     def lock(self, path: str) -> int:
         return self.open(path, write=True) if path in self.contents() else self.open(path, create=True)
 
+    def lock_directory(self, path: str) -> int | None:
+        return None
+
     def open(self, path: str, *, write: bool = False, create: bool = False) -> int:
         if self.off:
             raise PowerCut

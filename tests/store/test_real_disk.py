@@ -16,7 +16,9 @@ from radiator.errors import StoreFailed, StoreLocked
 from radiator.message import Message
 from radiator.store.base import Unit
 from radiator.store.file.engine import FileStore
+from radiator.store.file.format import Names
 from radiator.store.file.fsio import RealFsio
+from radiator.store.file.repair import repair
 from radiator.store.file.syncer import InlineJobs, InlineSyncer
 
 WRITER = """
@@ -137,6 +139,18 @@ def test_a_second_store_on_the_directory_is_refused(tmp_path: Path) -> None:
     store = new_store(tmp_path / "store")
     with pytest.raises(StoreLocked, match="in use by another radiator"):
         new_store(tmp_path / "store")
+    store.close()
+    new_store(tmp_path / "store").close()
+
+
+def test_without_its_lock_file_the_directory_is_held_all_the_same(tmp_path: Path) -> None:
+    """Whoever takes it for one that was left behind would let two brokers write over each other's messages."""
+    store = new_store(tmp_path / "store")
+    (tmp_path / "store/lock").unlink()
+    with pytest.raises(StoreLocked, match="in use by another radiator"):
+        new_store(tmp_path / "store")
+    with pytest.raises(StoreLocked, match="in use by another radiator"):
+        repair(RealFsio(), Names(str(tmp_path / "store")), lambda plan: True, wall_ms=1)
     store.close()
     new_store(tmp_path / "store").close()
 

@@ -20,11 +20,11 @@ from radiator.message import Delivery, Message
 from radiator.store.base import Progress, Reason, Store, StoreQueue, Unit
 from radiator.store.file.cache import save_index
 from radiator.store.file.format import (
+    DirectoryLock,
     Format,
     Names,
     check_directory,
     encode_format,
-    lock_directory,
     read_format,
     replace_file,
 )
@@ -113,7 +113,7 @@ class FileStore(Store):
         self._spares.resumed = self._has_space
         # A batch must find its blocks in a spare, which may have half of its size only, behind an opening batch.
         self._batch_bytes = max(BLOCK, min(buffer_bytes, self._spares.size // 4))
-        self._lock_fd = -1
+        self._lock: DirectoryLock | None = None
         self._opened = False
         self._by_name: dict[str, FileQueue] = {}
         self._next_sync = 0.0
@@ -127,7 +127,7 @@ class FileStore(Store):
             exists = check_directory(fsio, names)
             if not exists:
                 fsio.make_directory(names.directory)
-            self._lock_fd = lock_directory(fsio, names)
+            self._lock = DirectoryLock(fsio, names)
             form = read_format(fsio, names)
             if form is None:
                 form = self._create(wall_ms)
@@ -334,6 +334,8 @@ class FileStore(Store):
     def release(self, queue: StoreQueue, ids: Sequence[int], delivered: bool) -> None:
         assert isinstance(queue, FileQueue)
         queue.index.release(ids, delivered)
+        if delivered:
+            self._ledger.recounted = True
         queue.on_ready()
 
     def _set_aside(self, queue: FileQueue, id: int, address: int, why: str) -> None:
@@ -402,8 +404,9 @@ class FileStore(Store):
                 self._scrub.stop()
             if self._opened and self._log.failed is None:
                 self._reclaim.stop()
-                mark = self._log.stop()
-                if mark is not None:
+                saves = sum(segment.end for segment in self._ledger.segments.values()) > self._index_from
+                mark = self._log.stop(restate=not saves)  # an index has the delivery counts too
+                if mark is not None and saves and not self._spares.full:
                     self._save_index(mark)
         finally:
             self._syncer.close()
@@ -417,16 +420,14 @@ class FileStore(Store):
     def _save_index(self, mark: Watermark) -> None:
         """The stop is done, and says so on the disk; what follows only makes the next start short."""
         ledger, names, fsio = self._ledger, self._names, self._fsio
-        if self._spares.full or sum(segment.end for segment in ledger.segments.values()) <= self._index_from:
-            return
         reason = save_index(fsio, names, self._store_id, ledger, mark, self._clock, keep_free=self._stop_free)
         if reason is not None:
             self._report("index was not saved: the next start reads the whole log", path=names.index, reason=reason)
 
     def _close_lock(self) -> None:
-        if self._lock_fd >= 0:
-            self._fsio.close(self._lock_fd)
-            self._lock_fd = -1
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
 
 def _nobody(number: int) -> None:

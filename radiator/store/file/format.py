@@ -34,11 +34,11 @@ from radiator.store.file.fsio import Fsio, naming
 
 __all__ = [
     "VERSION",
+    "DirectoryLock",
     "Format",
     "Names",
     "check_directory",
     "encode_format",
-    "lock_directory",
     "read_format",
     "replace_file",
 ]
@@ -153,16 +153,35 @@ def check_directory(fsio: Fsio, names: Names) -> bool:
     return False
 
 
-def lock_directory(fsio: Fsio, names: Names) -> int:
-    """Hold the data directory; the descriptor of the lock. StoreLocked where another process does."""
-    try:
-        return fsio.lock(names.lock)
-    except BlockingIOError:
-        raise StoreLocked(
-            f"{names.directory} is in use by another radiator; stop that one or choose another data directory"
-        ) from None
-    except OSError as error:
-        raise StoreFailed(f"{names.lock}: {error.strerror}: the data directory cannot be locked") from error
+class DirectoryLock:
+    """The data directory is held until `release`: its lock file, and the directory itself.
+
+    Whoever takes the lock file away, for one that was left behind, does not set the directory free: two brokers on one
+    log would write over each other's messages. StoreLocked where another process holds one of them.
+    """
+
+    __slots__ = ("_fds", "_fsio")
+
+    def __init__(self, fsio: Fsio, names: Names) -> None:
+        self._fsio = fsio
+        self._fds: list[int] = []
+        try:
+            self._fds.append(fsio.lock(names.lock))
+            directory = fsio.lock_directory(names.directory)
+            if directory is not None:
+                self._fds.append(directory)
+        except OSError as error:
+            self.release()
+            if isinstance(error, BlockingIOError):
+                raise StoreLocked(
+                    f"{names.directory} is in use by another radiator; stop that one or choose another data directory"
+                ) from None
+            raise StoreFailed(f"{names.lock}: {error.strerror}: the data directory cannot be locked") from error
+
+    def release(self) -> None:
+        """Let others have it."""
+        while self._fds:
+            self._fsio.close(self._fds.pop())
 
 
 def replace_file(fsio: Fsio, path: str, data: bytes) -> None:

@@ -38,6 +38,9 @@ class Fsio(Protocol):
     def lock(self, path: str) -> int:
         """A file descriptor that holds the lock file until it is closed. BlockingIOError where another one does."""
 
+    def lock_directory(self, path: str) -> int | None:
+        """The same of the directory itself; None where its file system knows no such lock."""
+
     def open(self, path: str, *, write: bool = False, create: bool = False) -> int:
         """Open a regular file; `create` makes it or empties it, and opens it for writing. Never waits for a peer."""
 
@@ -124,6 +127,17 @@ class RealFsio:
         except OSError:
             os.close(fd)
             raise
+        return fd
+
+    def lock_directory(self, path: str) -> int | None:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(fd)
+            if isinstance(error, BlockingIOError):
+                raise
+            return None
         return fd
 
     def open(self, path: str, *, write: bool = False, create: bool = False) -> int:

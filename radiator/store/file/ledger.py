@@ -73,10 +73,22 @@ class Ledger:
     `declared` holds queues that were asked for and whose definition is not in the log yet. `gained` collects the
     queues that got messages, or lost one as damaged, until somebody tells them. `emptied` collects segments without a
     live message, `dropping` the dropped queues that `sweep` has not let go of yet, `spoilt` the messages (queue, id,
-    address) that a recovery found damaged.
+    address) that a recovery found damaged. `recounted`: messages went back since the log last said how often they were
+    delivered.
     """
 
-    __slots__ = ("declared", "dropping", "emptied", "gained", "next_queue", "queues", "segments", "spoilt", "stated")
+    __slots__ = (
+        "declared",
+        "dropping",
+        "emptied",
+        "gained",
+        "next_queue",
+        "queues",
+        "recounted",
+        "segments",
+        "spoilt",
+        "stated",
+    )
 
     def __init__(self) -> None:
         self.next_queue = 1
@@ -85,6 +97,7 @@ class Ledger:
         self.declared: dict[int, FileQueue] = {}
         self.gained: dict[FileQueue, None] = {}
         self.emptied: set[Segment] = set()
+        self.recounted = False
         self.dropping: deque[FileQueue] = deque()
         self.spoilt: list[tuple[FileQueue, int, int]] = []
         self.stated: dict[int, int] = {}
@@ -246,6 +259,7 @@ class Ledger:
 
     def state_into(self, writer: BatchWriter) -> None:
         """Write all of this as an opening batch."""
+        self.recounted = False
         writer.next_queue(self.next_queue)
         for number, queue in sorted(self.queues.items()):
             index = queue.index

@@ -540,20 +540,18 @@ class Log:
             self._run(write, marked, f"{self._names.watermark} cannot be written")
         return now + _QUIET_SECONDS
 
-    def stop(self) -> Watermark | None:
+    def stop(self, *, restate: bool) -> Watermark | None:
         """Wait until everything appended is on the disk, sync it whatever the policy, and say where the log ends.
 
-        Returns what it said; None where nothing was written, so that the directory is as it was found.
+        How often messages were delivered is only said by an opening batch; where that is news, and `restate`, the log
+        gets a last segment, unless the disk is full. Returns what it said; None where nothing was written, so that the
+        directory is as it was found.
         """
-        poll = select.poll()
-        descriptors = [fd for fd in (self._syncer.fileno(), self._jobs.fileno()) if fd >= 0]
-        for fd in descriptors:
-            poll.register(fd, select.POLLIN)
         self.flush()
-        while any(work is not None for work in self.works) or self.waiting:
-            self.completed()
-            if descriptors and any(work is not None for work in self.works):
-                poll.poll(1000)
+        self._wait()
+        if restate and self._ledger.recounted and not self._spares.full:
+            self._begin_birth()
+            self._wait()
         if not self._ours:
             return None
         fsio, tail = self._fsio, self.tail
@@ -566,6 +564,17 @@ class Log:
         except OSError as error:
             self.fail(f"{self._names.segment(tail.number)}: the last sync failed: {error.strerror or error}")
         return mark
+
+    def _wait(self) -> None:
+        """Until nothing is at the disk, and nothing on its way there."""
+        poll = select.poll()
+        descriptors = [fd for fd in (self._syncer.fileno(), self._jobs.fileno()) if fd >= 0]
+        for fd in descriptors:
+            poll.register(fd, select.POLLIN)
+        while any(work is not None for work in self.works) or self.waiting:
+            self.completed()
+            if descriptors and any(work is not None for work in self.works):
+                poll.poll(1000)
 
     def check_alive(self) -> None:
         """StoreFailed after a failure, the same one for ever."""

@@ -25,7 +25,7 @@ from typing import NamedTuple
 from radiator.errors import CorruptRecord, StoreDamaged, StoreFailed
 from radiator.store.base import Progress
 from radiator.store.file.copying import link_or_copy
-from radiator.store.file.format import Format, Names, encode_format, lock_directory, replace_file
+from radiator.store.file.format import DirectoryLock, Format, Names, encode_format, replace_file
 from radiator.store.file.fsio import Fsio, naming
 from radiator.store.file.inspect import would_start
 from radiator.store.file.record import BatchWriter, decode_message, decode_references, encode_segment_header
@@ -100,7 +100,7 @@ def repair(
     """
     require_store(fsio, names)  # else not even a lock is made
     try:
-        lock = lock_directory(fsio, names)
+        lock = DirectoryLock(fsio, names)
     except StoreFailed as error:
         if not isinstance(error.__cause__, OSError) or error.__cause__.errno != errno.EROFS:
             raise
@@ -108,7 +108,7 @@ def repair(
     try:
         return _repair(fsio, names, agree, wall_ms, copy_bytes, progress)
     finally:
-        fsio.close(lock)
+        lock.release()
 
 
 def _plan_only(

@@ -34,7 +34,7 @@ from zlib import crc32
 from radiator.errors import CorruptRecord, StoreDamaged, StoreFailed, StoreLocked
 from radiator.store.base import Progress
 from radiator.store.file.copying import copy_file, copy_open, link_or_copy
-from radiator.store.file.format import Format, Names, encode_format, lock_directory, read_format, replace_file
+from radiator.store.file.format import DirectoryLock, Format, Names, encode_format, read_format, replace_file
 from radiator.store.file.fsio import Fsio, naming
 from radiator.store.file.inspect import would_start
 from radiator.store.file.record import OPENING, SEGMENT
@@ -362,7 +362,7 @@ def _check_unlocked(fsio: Fsio, names: Names) -> None:
     except (FileNotFoundError, NotADirectoryError):
         return
     if "lock" in entries:
-        fsio.close(lock_directory(fsio, names))
+        DirectoryLock(fsio, names).release()
 
 
 def _fill(fsio: Fsio, origin: Names, names: Names, manifest: Manifest, progress: Progress) -> int:
