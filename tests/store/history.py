@@ -23,10 +23,14 @@ from radiator.store.base import Reason, StoreQueue
 from radiator.store.file.engine import INDEX_FROM, FileStore
 from radiator.store.file.format import Names
 from radiator.store.file.fsio import Fsio
+from radiator.store.file.record import BLOCK
 from radiator.store.file.snapshot import restore, snapshot
+from radiator.store.file.spares import SPARES
 from radiator.store.file.syncer import Done, InlineJobs, InlineSyncer
 
 POLICIES = ("always", "interval", "never")
+SPARE_BYTES = 32768
+"""What a spare has where a segment has so many or fewer: a whole one."""
 
 
 class LateSyncer(InlineSyncer):
@@ -112,6 +116,7 @@ class History(World):
         self.forgotten = rng.choice(("", "/queue/1"))
         self.fills = rng.random() < 0.3  # the disk gets full, and has room again
         self.indexed = rng.random() < 0.5  # a clean stop saves the index
+        self.short = False  # this start did not find all spares whole: it takes no puts before they are
         self.refused = 0
         self.snapshots_begun = 0
         self.snapshots: dict[str, State] = {}
@@ -142,11 +147,14 @@ class History(World):
     def transact(
         self, puts: list[tuple[Message, list[StoreQueue]]], settled: list[Delivery], reason: Reason = Reason.ACKED
     ) -> None:
-        """On a full disk puts may be refused, with all that is in one unit with them; an ACK may not."""
+        """On a full disk puts may be refused, with all that is in one unit with them; an ACK may not.
+
+        Also behind a start after one, while it misses a spare.
+        """
         try:
             super().transact(puts, settled, reason)
         except Refused as error:
-            if not puts or not self.fills:
+            if not puts or not (self.fills or self.short):
                 raise Violation(f"refused without a reason: {error}") from error
             self.refused += 1
             self.held += settled
@@ -163,6 +171,9 @@ class History(World):
         except StoreFailed as error:
             self.fail(error)
             super().start()
+        files = self.disk.contents()
+        found = [files.get(Names(DIRECTORY).spare(number), b"") for number in range(1, SPARES + 1)]
+        self.short = any(any(data[:BLOCK]) or len(data) < SPARE_BYTES for data in found)
 
     def _count_copied(self) -> None:
         reclaim = getattr(getattr(self, "store", None), "_reclaim", None)

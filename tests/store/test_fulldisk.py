@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 from random import Random
 from types import SimpleNamespace
 from typing import Any
@@ -123,6 +125,26 @@ def steal(disk: SimDisk) -> None:
 def give_back(disk: SimDisk) -> None:
     """It is gone."""
     disk.unlink("/other/thief")
+
+
+def over_quota(disk: SimDisk, what: str) -> None:
+    """From now on no file gets "blocks", or no new one in log/ its "inode", whatever the file system says is free."""
+    allocate, open_file = disk.allocate, disk.open
+
+    def no_blocks(fd: int, length: int) -> None:
+        if length > disk.size(fd):
+            raise OSError(errno.EDQUOT, "Disk quota exceeded")
+        allocate(fd, length)
+
+    def no_inode(path: str, *, write: bool = False, create: bool = False) -> int:
+        if create and path.startswith(LOG) and path not in disk.contents():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return open_file(path, write=write, create=create)
+
+    if what == "blocks":
+        disk.allocate = no_blocks  # type: ignore[method-assign]
+    else:
+        disk.open = no_inode  # type: ignore[method-assign]
 
 
 def spares(disk: SimDisk) -> list[str]:
@@ -326,6 +348,69 @@ def test_a_disk_over_its_quota_is_full_though_bytes_are_free() -> None:
     owner.put(b"taken")
     assert owner.events == [FULL, ROOM]
     assert len(spares(disk)) == 3
+
+
+@pytest.mark.parametrize("what", ["blocks", "inode"])
+@pytest.mark.parametrize("how", ["clean", "kill", "power"])
+def test_starts_over_a_quota_do_not_take_the_spares_for_puts(how: str, what: str) -> None:
+    """The first put is in before anybody knows; a start that misses a spare takes no other, or ACKs would have none."""
+    owner = Owner(new_disk())
+    taken = [b"%d:" % number + bytes(3000) for number in range(12)]
+    for body in taken:
+        owner.put(body)
+    rng = Random(3)
+
+    def restart() -> Owner:
+        if how == "clean":
+            owner.store.close()
+        disk = owner.disk.power_cut(rng) if how == "power" else owner.disk.survive()
+        over_quota(disk, what)
+        return Owner(disk, now=owner.now)
+
+    for _ in range(5):
+        owner = restart()
+        with contextlib.suppress(Refused):
+            owner.put(bytes(5000))  # too much to be copied elsewhere at once
+            taken.append(bytes(5000))
+        turn(owner.store)
+        assert owner.events == [FULL]
+    assert len(taken) == 12 + 1
+    for number, body in enumerate(taken):
+        assert owner.ack() == body
+        if number % 3 == 0:
+            owner = restart()
+    owner = Owner(owner.disk.survive(), now=owner.now)
+    owner.second(4)
+    owner.put(b"taken again")
+    assert len(spares(owner.disk)) == 3
+
+
+def test_a_start_that_misses_a_spare_takes_puts_when_it_has_made_it() -> None:
+    """It says why, is no event, and ends at once by itself."""
+    disk = new_disk()
+    Owner(disk).put(b"old")
+    disk = disk.survive()
+    disk.unlink(f"{LOG}/spare-2")
+    owner = Owner(disk)
+    woken: list[str] = []
+    owner.queue.on_ready = lambda: woken.append("dead letters that were refused are tried again")
+    with pytest.raises(Refused, match="has just been started, and its spare segments are not ready yet"):
+        owner.put(b"too early")
+    assert not woken
+    owner.store.tick(owner.now)
+    turn(owner.store)
+    assert woken
+    owner.put(b"taken")
+    assert owner.events == []
+
+
+def test_a_start_takes_puts_at_once() -> None:
+    disk = new_disk()
+    Owner(disk).put(b"old")
+    owner = Owner(disk.survive())
+    owner.store.check(unit_of(owner))
+    owner.put(b"new")
+    assert owner.events == []
 
 
 # ------------------------------------------------------------------ consumers drain, however long it takes

@@ -257,7 +257,7 @@ class FileStore(Store):
         return log.filling.size < self._batch_bytes and not log.closed and log.failed is None
 
     def check(self, unit: Unit) -> None:
-        if self._spares.full and unit.puts:
+        if self._spares.refusing and unit.puts:
             raise self._spares.refusal()
         size, heads = 0, RANGE_BYTES * len(unit.settled)
         subject = None
@@ -295,7 +295,7 @@ class FileStore(Store):
         writer = log.filling
         if log.closed or writer.size >= self._batch_bytes or log.failed is not None:
             raise log.failed or StoreBusy
-        if self._spares.full or len(message.body) + len(message.block) > self._batch_bytes:
+        if self._spares.refusing or len(message.body) + len(message.block) > self._batch_bytes:
             unit = Unit()
             unit.put(message, (queue,))
             self.check(unit)

@@ -12,10 +12,14 @@ already might find no room. Called by: `engine` (open, check, tick), `log` (birt
 A spare is ready when its first block is zeros. That block is the first to be written by a birth and the last to be
 zeroed again, each with a sync of its own between it and the rest: so its zeros speak for the whole file.
 
-The disk is full from the moment when less than `stop_free` bytes are free, or a birth had to take a spare, until all
-spares are ready and a segment's size more than `stop_free` is free. Meanwhile puts are refused and nothing else is:
-settlements always have room. A segment that holds nothing but settlements is dead when the next one is born, so its
-blocks go round between two; the third is for the puts that were taken before anybody knew.
+The disk is full from the moment when less than `stop_free` bytes are free, a birth had to take a spare, or one could
+not be made, until all spares are ready and a segment's size more than `stop_free` is free. Meanwhile puts are refused
+and nothing else is: settlements always have room. A segment that holds nothing but settlements is dead when the next
+one is born, so its blocks go round between two; the third is for the puts that were taken before anybody knew.
+
+What is free is not what a file can have: there are quotas, and file systems without an inode left. So a start that
+misses a spare takes no puts before it is made. The birth that took it may have met the disk full, and were a put taken
+in each of three such starts, the ACKs would have no spare.
 """
 
 from __future__ import annotations
@@ -49,9 +53,10 @@ _ZEROS = bytes(256 * BLOCK)
 class Spares:
     """The spare segments of one store.
 
-    `segment_bytes` is what a segment takes, `stop_free` the limit in free bytes; `report` is called
-    once with each change of `full`, `resumed` when there is room again. Of all methods only `make` and `recycle` touch
-    the disk after `look`: they are for jobs.
+    `segment_bytes` is what a segment takes, `stop_free` the limit in free bytes; `report` is called once with each
+    change of `full`. Puts are to be refused while `refusing`: the disk is full, or this start still misses a spare;
+    `resumed` is called when they are taken again. Of all methods only `make` and `recycle` touch the disk after
+    `look`: they are for jobs.
     """
 
     __slots__ = (
@@ -70,6 +75,7 @@ class Spares:
         "_stop_free",
         "full",
         "least",
+        "refusing",
         "resumed",
         "wanted",
     )
@@ -78,6 +84,7 @@ class Spares:
         self, fsio: Fsio, jobs: JobRunner, names: Names, *, segment_bytes: int, stop_free: int, report: Report
     ) -> None:
         self.full = False
+        self.refusing = False
         self.wanted = False
         """A spare is missing, and `make` may succeed."""
         self.resumed: Callable[[], None] = _nobody
@@ -114,10 +121,12 @@ class Spares:
                 self._ready.append(number)
             else:
                 self._remains.add(number)
+        self.refusing = self.short
         free = self._fsio.free_bytes(self._names.directory)
         self._found(free)
         # The first write needs a new segment: where that would take a spare, no put may be the one that does.
-        self._set_full(self.full or free < self._segment_bytes + self._segment_bytes // OVERHANG)
+        if free < self._segment_bytes + self._segment_bytes // OVERHANG:
+            self._judge(True)
 
     @property
     def short(self) -> bool:
@@ -143,13 +152,18 @@ class Spares:
     def taken(self) -> None:
         """A birth found the disk full and took the spare of `path`."""
         self._small.discard(self._ready.pop())
-        self._set_full(True)
+        self._judge(True)
         self.ask()
 
     # ------------------------------------------------------------------ is the disk full?
 
     def refusal(self, size: int = 0) -> Refused:
         """Why a put is refused, or one of `size` bytes in one piece."""
+        if not (size or self.full):
+            return Refused(
+                "the store has just been started, and its spare segments are not ready yet, without which a full disk "
+                "would have no room for ACKs: persistent messages are taken when they are made"
+            )
         large = f" for {size} bytes in one piece" if size else ""
         return Refused(
             f"the disk is full{large}: {self._free} bytes are free, disk.stop_free is {self._stop_free} and a segment "
@@ -188,20 +202,21 @@ class Spares:
         self.wanted = bool(self._small) or (self.short and (bool(self._remains) or free >= self._size))
         missing = SPARES - len(self._ready)
         if self.full:
-            full = missing > 0 or free < self._stop_free + self._segment_bytes
+            self._judge(missing > 0 or free < self._stop_free + self._segment_bytes)
         else:
-            full = free < self._stop_free or free < missing * self._size
-        self._set_full(full)
+            self._judge(free < self._stop_free or free < missing * self._size)
 
-    def _set_full(self, full: bool) -> None:
-        if full == self.full:
-            return
-        self.full = full
-        state = {"free": self._free, "stop_free": self._stop_free, "segment": self._segment_bytes}
-        if full:
-            self._report("the disk is full: persistent messages are refused until there is room", **state)
-        else:
-            self._report("the disk has room again: persistent messages are taken", **state)
+    def _judge(self, full: bool) -> None:
+        """The disk is full, or has room: puts are taken where it has, and no spare is missing since the start."""
+        changed, self.full = full != self.full, full
+        refused, self.refusing = self.refusing, full or (self.refusing and self.short)
+        if changed:
+            state = {"free": self._free, "stop_free": self._stop_free, "segment": self._segment_bytes}
+            if full:
+                self._report("the disk is full: persistent messages are refused until there is room", **state)
+            else:
+                self._report("the disk has room again: persistent messages are taken", **state)
+        if refused and not self.refusing:
             self.resumed()
 
     # ------------------------------------------------------------------ making them
@@ -258,7 +273,7 @@ class Spares:
         if success:
             self.ask()
         else:
-            self._set_full(True)  # whatever the file system says is free: the next tick asks, or this would spin
+            self._judge(True)  # whatever the file system says is free: the next tick asks, or this would spin
 
     # ------------------------------------------------------------------ the blocks of dead segments
 
