@@ -19,6 +19,7 @@ from radiator.errors import Refused, StoreFailed
 from radiator.message import Delivery, Message
 from radiator.store.base import StoreQueue, Unit
 from radiator.store.file.engine import FileStore
+from radiator.store.file.spares import Spares
 from radiator.store.file.syncer import InlineJobs, InlineSyncer
 
 SEGMENT = 32768
@@ -45,13 +46,13 @@ class FakeQueue:
 class Owner:
     """A store on a disk, its clock, and what it reported."""
 
-    def __init__(self, disk: SimDisk, stop_free: int = 0, now: float = 0.0) -> None:
+    def __init__(self, disk: SimDisk, stop_free: int = 0, now: float = 0.0, segment_bytes: int = SEGMENT) -> None:
         self.disk = disk
         self.now = now
         self.events: list[str] = []
         self.store = FileStore(
             DIRECTORY,
-            segment_bytes=SEGMENT,
+            segment_bytes=segment_bytes,
             buffer_bytes=16384,
             fsio=disk,
             syncer=InlineSyncer(disk),
@@ -280,18 +281,18 @@ def test_settlements_in_one_piece_that_no_spare_could_hold_are_refused_on_a_full
     owner = Owner(disk)
     one = Unit()
     one.put(Message(12, True, b"", b"x"), [owner.queue])
-    for _ in range(600):
+    for _ in range(1100):
         owner.store.append(one)
-    turn(owner.store)
-    turn(owner.store)
+    for _ in range(8):
+        turn(owner.store)
     disk.capacity = disk.used()
     owner.second()
-    held = owner.store.claim(owner.queue, 1000, 1 << 20)
-    assert len(held) == 600
+    held = owner.store.claim(owner.queue, 2000, 1 << 20)
+    assert len(held) == 1100
     unit = Unit()
     for delivery in held:
         unit.settle(owner.queue, delivery.id)
-    with pytest.raises(Refused, match=f"full for {32 + 16 * 600} bytes in one piece"):
+    with pytest.raises(Refused, match=f"full for {32 + 16 * 1100} bytes in one piece"):
         owner.store.check(unit)
     for delivery in held:
         number = owner.store.settle(owner.queue, delivery.id)
@@ -302,8 +303,11 @@ def test_settlements_in_one_piece_that_no_spare_could_hold_are_refused_on_a_full
 
 def test_a_transaction_of_acks_alone_has_room_on_a_full_disk() -> None:
     """As many as `limits.transaction` allows where it is not configured, and however they are mixed."""
-    store = FileStore(DIRECTORY, fsio=new_disk(), syncer=InlineSyncer(new_disk()), jobs=InlineJobs())
-    store._spares.full = True
+    disk = new_disk()
+    disk.capacity = 3 << 24  # the spares, and no byte more
+    store = FileStore(DIRECTORY, fsio=disk, syncer=InlineSyncer(disk), jobs=InlineJobs())
+    store.open(0.0, 1)
+    assert store._spares.full
     limits = Limits()
     count = limits.transaction // OPERATION_BYTES
     transaction = Transaction()
@@ -402,6 +406,120 @@ def test_a_start_that_misses_a_spare_takes_puts_when_it_has_made_it() -> None:
     assert woken
     owner.put(b"taken")
     assert owner.events == []
+
+
+# ------------------------------------------------------------------ spares of half the size
+
+
+def halved(disk: SimDisk, size: int = SEGMENT) -> SimDisk:
+    """What a start finds where a full disk had room for half of each spare, whose size is `size`."""
+    disk = disk.survive()
+    for name in spares(disk):
+        inode = disk.inode(f"{LOG}/{name}")
+        del inode.data[size // 2 :], inode.durable[size // 2 :]
+    return disk
+
+
+def sizes(disk: SimDisk) -> list[int]:
+    return [len(disk.contents()[f"{LOG}/{name}"]) for name in spares(disk)]
+
+
+def test_small_spares_become_whole_when_there_is_room() -> None:
+    """However they came to be small: a start finds them so, and one that is made anew gets no more."""
+    disk = new_disk()
+    Owner(disk).put(b"old")
+    disk = halved(disk)
+    disk.capacity = disk.used() + SEGMENT // 2 - 1
+    owner = Owner(disk)
+    owner.second(2)
+    assert sizes(disk) == [SEGMENT // 2] * 3
+    disk.capacity += 1
+    owner.second(2)
+    assert sorted(sizes(disk)) == [SEGMENT // 2, SEGMENT // 2, SEGMENT]
+    disk.capacity += SEGMENT + SEGMENT  # for two halves, and for what a segment takes
+    owner.second(2)
+    assert sizes(disk) == [SEGMENT] * 3
+    assert owner.events == [FULL, ROOM]
+    owner.put(b"taken")
+
+
+def test_a_start_with_small_spares_takes_puts_when_they_are_whole() -> None:
+    disk = new_disk()
+    Owner(disk).put(b"old")
+    disk = halved(disk)
+    owner = Owner(disk)
+    with pytest.raises(Refused, match="has just been started"):
+        owner.put(b"too early")
+    owner.second(2)
+    owner.put(b"taken")
+    assert owner.events == []
+    assert sizes(disk) == [SEGMENT] * 3
+
+
+def test_a_spare_that_stays_small_is_not_made_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file system says that there is room, and gives none."""
+    disk = new_disk()
+    Owner(disk).put(b"old")
+    disk = halved(disk)
+    over_quota(disk, "blocks")
+    made: list[int] = []
+    right = Spares.make
+    monkeypatch.setattr(Spares, "make", lambda self, number: made.append(number) or right(self, number))  # type: ignore[func-returns-value]
+    owner = Owner(disk)
+    for _ in range(10):
+        turn(owner.store)
+    assert 1 <= len(made) <= 2, "at once, and after the birth"
+    owner.second(3)
+    assert len(made) <= 2 + 3
+    with pytest.raises(Refused, match="the disk is full"):
+        owner.put(b"refused")
+    assert owner.events == [FULL]
+    assert owner.ack() == b"old"
+
+
+def test_what_small_spares_cannot_hold_in_one_batch_is_refused() -> None:
+    """A spare of half the size, the half of it for what a segment begins with, and what stands in the batch already."""
+    large = 8 * SEGMENT
+    disk = new_disk()
+    owner = Owner(disk, segment_bytes=large)
+    one = Unit()
+    one.put(Message(12, True, b"", b"x"), [owner.queue])
+    for _ in range(3000):
+        owner.store.append(one)
+        if owner.store._log.closed:
+            turn(owner.store)
+    turn(owner.store)
+    size = owner.store._spares.size
+    disk = halved(disk, size)
+    disk.capacity = disk.used()
+    owner = Owner(disk, segment_bytes=large)
+    steal(disk)
+    turn(owner.store)
+    held = owner.store.claim(owner.queue, 3000, 1 << 20)
+    assert len(held) == 3000
+    room = size // 4
+
+    def unit(count: int) -> Unit:
+        """The next of the held, as many as that."""
+        settled = Unit()
+        for delivery in held[:count]:
+            settled.settle(owner.queue, delivery.id)
+        return settled
+
+    whole = (room - 64 - 32) // 16
+    with pytest.raises(Refused, match="in one piece"):
+        owner.store.check(unit(whole + 1))
+    owner.store.check(unit(whole))
+    last = held.pop()
+    owner.store.settle(owner.queue, last.id)
+    with pytest.raises(Refused, match="in one piece"):
+        owner.store.check(unit(whole))  # with the one that stands there already
+    settled = unit(whole - 3)
+    owner.store.check(settled)
+    number = owner.store.append(settled)
+    turn(owner.store)
+    turn(owner.store)
+    assert owner.store.committed == number
 
 
 def test_a_start_takes_puts_at_once() -> None:

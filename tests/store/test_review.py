@@ -179,7 +179,7 @@ def test_a_spare_that_cannot_be_made_is_left_to_the_tick(number: int) -> None:
     mend = refuse(disk, "open", number)
     made = spares.next()
     assert not spares.make(made)
-    spares.made(made, False)
+    spares.made(made, 0)
     assert (spares.wanted, spares.full, jobs.ran) == (False, True, 0)
     mend()
     spares.tick(1.0)

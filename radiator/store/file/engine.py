@@ -34,7 +34,7 @@ from radiator.store.file.log import Log, Policy
 from radiator.store.file.quarantine import Quarantine
 from radiator.store.file.reads import Reads
 from radiator.store.file.reclaim import Reclaim
-from radiator.store.file.record import BLOCK, MAX_PAYLOAD, RANGE_BYTES, SETTLED_HEAD_BYTES, BatchWriter
+from radiator.store.file.record import BLOCK, HEADER_BYTES, MAX_PAYLOAD, RANGE_BYTES, SETTLED_HEAD_BYTES, BatchWriter
 from radiator.store.file.recovery import Report, recover
 from radiator.store.file.scrub import Scrub
 from radiator.store.file.segment import OPENING_OFFSET, Birth, address_of
@@ -270,8 +270,10 @@ class FileStore(Store):
             heads += _HEAD_BYTES + 12 * len(queues)
         if size > MAX_PAYLOAD:
             raise Refused(f"{size} bytes in one piece are over the store's limit of {MAX_PAYLOAD}")
-        if size + heads > self._batch_bytes:
-            self._spares.check(size + heads)
+        size += heads
+        standing = self._log.filling.size
+        if standing + size > self._batch_bytes:
+            self._spares.check(size, size + (standing if standing < self._batch_bytes else HEADER_BYTES))
 
     def append(self, unit: Unit) -> int:
         log = self._log

@@ -390,7 +390,7 @@ class Log:
                 self._spares.taken()
             else:
                 self._spares.ask()
-                self._spares.require(OPENING_OFFSET + len(opening))
+            self._spares.require(OPENING_OFFSET + len(opening))
             self._capacity = capacity
             self._born(segment)
 
@@ -454,7 +454,7 @@ class Log:
             number = self._spares.next()
             self._run(
                 lambda: self._spares.make(number),
-                lambda success: self._spares.made(number, success),
+                lambda size: self._spares.made(number, size),
                 f"{self._names.spare(number)} cannot be made",
             )
 

@@ -8,14 +8,15 @@ already might find no room. Called by: `engine` (open, check, tick), `log` (birt
     ready ──a birth finds the disk full──▶ a segment ──nothing in it lives──▶ renamed back, zeroed ──▶ ready
       ▲                                                │ (while the disk is full; else it is unlinked)
       └── made afresh, once there is room for one ◀────┘
+          (or larger: on a full disk one of half the size is better than none)
 
 A spare is ready when its first block is zeros. That block is the first to be written by a birth and the last to be
 zeroed again, each with a sync of its own between it and the rest: so its zeros speak for the whole file.
 
 The disk is full from the moment when less than `stop_free` bytes are free, a birth had to take a spare, or one could
-not be made, until all spares are ready and a segment's size more than `stop_free` is free. Meanwhile puts are refused
-and nothing else is: settlements always have room. A segment that holds nothing but settlements is dead when the next
-one is born, so its blocks go round between two; the third is for the puts that were taken before anybody knew.
+not be made whole, until all are ready and whole and a segment's size more than `stop_free` is free. Meanwhile puts are
+refused and nothing else is: settlements always have room. A segment that holds nothing but settlements is dead when the
+next one is born, so its blocks go round between two; the third is for the puts that were taken before anybody knew.
 
 What is free is not what a file can have: there are quotas, and file systems without an inode left. So a start that
 misses a spare takes no puts before it is made. The birth that took it may have met the disk full, and were a put taken
@@ -62,6 +63,7 @@ class Spares:
     __slots__ = (
         "_ask_at",
         "_asking",
+        "_begins",
         "_free",
         "_fsio",
         "_jobs",
@@ -71,7 +73,6 @@ class Spares:
         "_report",
         "_segment_bytes",
         "_size",
-        "_small",
         "_stop_free",
         "full",
         "least",
@@ -86,7 +87,7 @@ class Spares:
         self.full = False
         self.refusing = False
         self.wanted = False
-        """A spare is missing, and `make` may succeed."""
+        """A spare is missing or small, and `make` may succeed."""
         self.resumed: Callable[[], None] = _nobody
         self._fsio = fsio
         self._jobs = jobs
@@ -97,8 +98,8 @@ class Spares:
         self._stop_free = stop_free
         self._report = report
         self._free = 0
-        self._ready: list[int] = []
-        self._small: set[int] = set()  # ready, and to be made larger
+        self._begins = 0  # what the newest segment began with
+        self._ready: dict[int, int] = {}  # their bytes
         self._remains: set[int] = set()  # files that are there and not ready
         self._ask_at = float("-inf")
         self._asking = False
@@ -113,12 +114,12 @@ class Spares:
             except FileNotFoundError:
                 continue
             try:
-                whole = self._fsio.size(fd) >= self.least
-                ready = whole and not any(self._fsio.read(fd, 0, BLOCK))
+                size = self._fsio.size(fd)
+                ready = size >= self.least and not any(self._fsio.read(fd, 0, BLOCK))
             finally:
                 self._fsio.close(fd)
             if ready:
-                self._ready.append(number)
+                self._ready[number] = size
             else:
                 self._remains.add(number)
         self.refusing = self.short
@@ -130,8 +131,8 @@ class Spares:
 
     @property
     def short(self) -> bool:
-        """A spare is missing."""
-        return len(self._ready) < SPARES
+        """A spare is missing, or has less than its size."""
+        return bool(self._lacks())
 
     @property
     def size(self) -> int:
@@ -139,21 +140,27 @@ class Spares:
         return self._size
 
     def require(self, length: int) -> None:
-        """Spares must have twice `length` bytes from now on: what a segment begins with is half of it at most."""
-        if 2 * length > self._size:
-            self._size = 2 * length
-            self._small.update(self._ready)
-            self.wanted = True
+        """A segment began with `length` bytes: half of a spare must have room for them, and a block, from now on."""
+        self._begins = length
+        self._size = max(self._size, 2 * (length + BLOCK))
 
     def path(self) -> str | None:
-        """The spare that a birth may take; None where there is none."""
-        return self._names.spare(self._ready[-1]) if self._ready else None
+        """The spare that a birth may take, the largest; None where there is none."""
+        return self._names.spare(self._largest()) if self._ready else None
 
     def taken(self) -> None:
         """A birth found the disk full and took the spare of `path`."""
-        self._small.discard(self._ready.pop())
+        del self._ready[self._largest()]
         self._judge(True)
         self.ask()
+
+    def _largest(self) -> int:
+        return max(self._ready, key=lambda number: (self._ready[number], number))
+
+    def _lacks(self) -> dict[int, int]:
+        """The spares that are not ready in full, and how many bytes each lacks."""
+        lacks = {number: self._size - self._ready.get(number, 0) for number in range(1, SPARES + 1)}
+        return {number: lack for number, lack in lacks.items() if lack > 0}
 
     # ------------------------------------------------------------------ is the disk full?
 
@@ -170,10 +177,18 @@ class Spares:
             f"takes {self._segment_bytes}; persistent messages are taken again when there is room"
         )
 
-    def check(self, size: int) -> None:
-        """Refused where a put of `size` bytes in one piece may find neither a fresh segment nor a spare to take it."""
-        if size > self._size // _PART and self._free < size + self._segment_bytes:
+    def check(self, size: int, batch: int) -> None:
+        """Refused where a put of `size` bytes in one piece may find neither a fresh segment nor a spare to take it.
+
+        `batch` are the bytes of its batch, with what stands there already.
+        """
+        if batch > self._holds() and self._free < size + self._segment_bytes:
             raise self.refusal(size)
+
+    def _holds(self) -> int:
+        """How large a batch any spare takes behind what a segment begins with: that is about half of it at most."""
+        smallest = min(self._ready.values(), default=self.least)
+        return smallest - max(smallest // 2, self._begins + BLOCK)
 
     def tick(self, now: float) -> float:
         """Ask what is free where that is due at `now`; when to come again."""
@@ -199,15 +214,15 @@ class Spares:
 
     def _found(self, free: int) -> None:
         self._free = free
-        self.wanted = bool(self._small) or (self.short and (bool(self._remains) or free >= self._size))
-        missing = SPARES - len(self._ready)
+        lacks = self._lacks().values()
+        self.wanted = bool(self._remains) or any(lack <= free for lack in lacks)
         if self.full:
-            self._judge(missing > 0 or free < self._stop_free + self._segment_bytes)
+            self._judge(bool(lacks) or free < self._stop_free + self._segment_bytes)
         else:
-            self._judge(free < self._stop_free or free < missing * self._size)
+            self._judge(free < self._stop_free or free < sum(lacks))
 
     def _judge(self, full: bool) -> None:
-        """The disk is full, or has room: puts are taken where it has, and no spare is missing since the start."""
+        """The disk is full, or has room: puts are taken where it has, and nothing is short since the start."""
         changed, self.full = full != self.full, full
         refused, self.refusing = self.refusing, full or (self.refusing and self.short)
         if changed:
@@ -222,13 +237,13 @@ class Spares:
     # ------------------------------------------------------------------ making them
 
     def next(self) -> int:
-        """The spare to `make` or to make larger now; blocks that are there already come first."""
+        """The spare to `make` or to make larger now: first one whose blocks are there, then one that has room."""
         self.wanted = False
-        numbers = set(range(1, SPARES + 1)).difference(self._ready) or self._small
-        return min(numbers, key=lambda number: (number not in self._remains, number))
+        lacks = self._lacks()
+        return min(lacks, key=lambda n: (n not in self._remains, lacks[n] > self._free, n in self._ready, n))
 
-    def make(self, number: int) -> bool:
-        """Make a spare ready, in a job: whole and durable (True), or not at all because the disk is full (False).
+    def make(self, number: int) -> int:
+        """Make a spare ready, in a job, durable when this returns: its bytes, fewer or none because the disk is full.
 
         Any other OSError as the kernel gave it.
         """
@@ -241,8 +256,7 @@ class Spares:
             except OSError as error:
                 if error.errno not in FULL_ERRORS:
                     raise
-                return False  # no inode is left, or no block for the name
-        made = True
+                return 0  # no inode is left, or no block for the name
         try:
             size = fsio.size(fd)
             if any(fsio.read(fd, 0, BLOCK)):
@@ -250,27 +264,29 @@ class Spares:
             if size < self._size:
                 fsio.allocate(fd, self._size)
             fsio.sync(fd)
+            size = fsio.size(fd)
         except OSError as error:
             if error.errno not in FULL_ERRORS:
                 raise
-            made = fsio.size(fd) >= self.least
-            if made:
+            size = fsio.size(fd)
+            if size >= self.least:
                 fsio.sync(fd)
             else:
+                size = 0
                 fsio.unlink(path)  # what it holds is of no use here, but may be elsewhere
         finally:
             fsio.close(fd)
         fsio.sync_directory(self._names.log)
-        return made
+        return size
 
-    def made(self, number: int, success: bool) -> None:
+    def made(self, number: int, size: int) -> None:
         """What became of `make`."""
         self._remains.discard(number)
-        self._small.discard(number)
-        if success and number not in self._ready:
-            self._ready.append(number)
-        self.wanted = False  # an answer that came meanwhile did not know of this one; the next one does
-        if success:
+        if size:
+            self._ready[number] = size
+        # An answer that came meanwhile did not know of this one; the next one does.
+        self.wanted = bool(self._remains)
+        if size >= self._size:
             self.ask()
         else:
             self._judge(True)  # whatever the file system says is free: the next tick asks, or this would spin
