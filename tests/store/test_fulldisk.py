@@ -275,6 +275,37 @@ def test_a_unit_that_only_a_fresh_segment_could_hold_is_refused_where_none_is_su
     assert owner.store.committed == number
 
 
+def test_what_was_refused_in_one_piece_is_tried_again_when_it_has_room() -> None:
+    """A dead letter that is large waits for room though the disk is not full: it must be woken."""
+    disk = new_disk()
+    disk.capacity = 100 * SEGMENT
+    owner = Owner(disk)
+    owner.put(b"kept")
+    used = disk.used()
+    woken: list[float] = []
+    owner.queue.on_ready = lambda: woken.append(owner.now)
+
+    def refuse(size: int, free: int) -> None:
+        disk.capacity = used + free
+        owner.second()
+        unit = Unit()
+        unit.put(Message(12, True, b"", bytes(size)), [owner.queue])
+        with pytest.raises(Refused, match="in one piece"):
+            owner.store.check(unit)
+
+    size = 2 * SEGMENT
+    refuse(size + 5000, 2 * SEGMENT)
+    refuse(size, 2 * SEGMENT)
+    refuse(size + 9000, 2 * SEGMENT)
+    needed = size + SEGMENT + 80 + 12
+    for free, times in ((2 * SEGMENT, 0), (needed - 1, 0), (needed, 1), (needed, 0), (needed + 9000, 0)):
+        disk.capacity = used + free
+        woken.clear()
+        owner.second()
+        assert len(woken) == times
+    assert owner.events == []
+
+
 def test_settlements_in_one_piece_that_no_spare_could_hold_are_refused_on_a_full_disk() -> None:
     """Refused at the COMMIT: as an error of the disk they would end the broker."""
     disk = new_disk()

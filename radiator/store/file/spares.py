@@ -55,9 +55,9 @@ class Spares:
     """The spare segments of one store.
 
     `segment_bytes` is what a segment takes, `stop_free` the limit in free bytes; `report` is called once with each
-    change of `full`. Puts are to be refused while `refusing`: the disk is full, or this start still misses a spare;
-    `resumed` is called when they are taken again. Of all methods only `make` and `recycle` touch the disk after
-    `look`: they are for jobs.
+    change of `full`. Puts are to be refused while `refusing`: the disk is full, or this start still misses a spare.
+    `resumed` is called when they are taken again, or one has room that was too large in `check`. Of all methods only
+    `make` and `recycle` touch the disk after `look`: they are for jobs.
     """
 
     __slots__ = (
@@ -74,6 +74,7 @@ class Spares:
         "_segment_bytes",
         "_size",
         "_stop_free",
+        "_too_large",
         "full",
         "least",
         "refusing",
@@ -98,6 +99,7 @@ class Spares:
         self._stop_free = stop_free
         self._report = report
         self._free = 0
+        self._too_large = 0  # the least that was refused in one piece since puts were last taken up again, in bytes
         self._begins = 0  # what the newest segment began with
         self._ready: dict[int, int] = {}  # their bytes
         self._remains: set[int] = set()  # files that are there and not ready
@@ -182,8 +184,12 @@ class Spares:
 
         `batch` are the bytes of its batch, with what stands there already.
         """
-        if batch > self._holds() and self._free < size + self._segment_bytes:
+        if not self._takes(size, batch):
+            self._too_large = min(size, self._too_large or size)
             raise self.refusal(size)
+
+    def _takes(self, size: int, batch: int) -> bool:
+        return batch <= self._holds() or self._free >= size + self._segment_bytes
 
     def _holds(self) -> int:
         """How large a batch any spare takes behind what a segment begins with: that is about half of it at most."""
@@ -220,6 +226,8 @@ class Spares:
             self._judge(bool(lacks) or free < self._stop_free + self._segment_bytes)
         else:
             self._judge(free < self._stop_free or free < sum(lacks))
+        if self._too_large and not self.refusing and self._takes(self._too_large, self._too_large):
+            self._resume()
 
     def _judge(self, full: bool) -> None:
         """The disk is full, or has room: puts are taken where it has, and nothing is short since the start."""
@@ -232,7 +240,12 @@ class Spares:
             else:
                 self._report("the disk has room again: persistent messages are taken", **state)
         if refused and not self.refusing:
-            self.resumed()
+            self._resume()
+
+    def _resume(self) -> None:
+        """What was refused may be tried again; what is still too large is refused again, and then known again."""
+        self._too_large = 0
+        self.resumed()
 
     # ------------------------------------------------------------------ making them
 
