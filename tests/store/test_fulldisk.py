@@ -718,6 +718,28 @@ def test_a_start_without_spares_on_a_full_disk_refuses_puts() -> None:
     assert owner.ack() == taken[0]
 
 
+@pytest.mark.parametrize("what", ["blocks", "inode"])
+def test_a_start_without_spares_over_a_quota_has_the_blocks_of_what_is_dead(what: str) -> None:
+    """Killed when the last spare was a segment and the one before it, dead, had its old name still."""
+    disk = new_disk()
+    owner = Owner(disk)
+    for _ in range(9):
+        owner.put(bytes(3000))
+    held = owner.store.claim(owner.queue, 9, 1 << 20)
+    killed: list[SimDisk] = []
+    disk.before = lambda what: killed.append(disk.copy()) if what == "unlink" else None
+    for delivery in held[:-1]:
+        owner.store.settle(owner.queue, delivery.id)
+    owner.second(2)
+    disk = killed[0]
+    for name in spares(disk):
+        disk.unlink(f"{LOG}/{name}")
+    over_quota(disk, what)
+    owner = Owner(disk)
+    assert owner.ack() == bytes(3000)
+    assert owner.events == [FULL]
+
+
 def test_a_store_without_spares_gets_them() -> None:
     disk = new_disk()
     Owner(disk).put(b"old")

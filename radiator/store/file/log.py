@@ -260,8 +260,9 @@ class Log:
             if self._ours and tail.end == self._first:
                 self._enlarge()
                 return
-            if self._spares.full and self._spares.path() is None:
-                self._upkeep()  # the blocks of a dead segment may be all that the next one can have
+            if self._spares.path() is None:
+                # The disk may be full, known or not, and the blocks of a dead segment all that the next one can have.
+                self._upkeep()
                 if self._dead_at:
                     self._sync_wanted = True
                     self._sync_written()
