@@ -25,8 +25,9 @@ from typing import NamedTuple
 from radiator._speedups import TWIN
 from radiator.message import Message
 from radiator.store.base import StoreQueue, Unit
-from radiator.store.file.engine import SEGMENT_BYTES, FileStore
+from radiator.store.file.engine import FileStore
 from radiator.store.file.fsio import RealFsio
+from radiator.store.file.segment import SEGMENT_BYTES
 from radiator.store.file.syncer import InlineJobs, InlineSyncer
 
 __all__ = ["Day", "Use", "blocks_of"]

@@ -268,7 +268,7 @@ class History(World):
     def restored(self, directory: str) -> State:
         """What is in the store that is made of a snapshot."""
         disk = self.disk.copy()
-        restore(disk, directory, Names("/data/restored"))
+        restore(disk, directory, Names("/data/restored"), segment_bytes=self.segment_bytes)
         store = FileStore("/data/restored", fsio=disk, syncer=InlineSyncer(disk), jobs=InlineJobs())
         store.open(0.0, 1)
         return read_everything(store, is_genuine)

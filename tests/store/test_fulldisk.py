@@ -15,7 +15,7 @@ from test_faults import new_disk, put, turn
 
 from radiator.broker.transaction import OPERATION_BYTES, Transaction
 from radiator.config.schema import Limits
-from radiator.errors import Refused, StoreFailed
+from radiator.errors import Refused, StoreBusy, StoreFailed
 from radiator.message import Delivery, Message
 from radiator.store.base import StoreQueue, Unit
 from radiator.store.file.engine import FileStore
@@ -376,7 +376,9 @@ def test_a_disk_over_its_quota_is_full_though_bytes_are_free() -> None:
     disk.allocate = allocate  # type: ignore[method-assign]
     owner.put(b"accepted")
     owner.second(3)
-    with pytest.raises(Refused):
+    with pytest.raises(
+        Refused, match=r"bytes are free, but a file of \d+ could not be made \(a quota, or no inode left"
+    ):
         owner.put(b"refused")
     disk.allocate = right  # type: ignore[method-assign]
     owner.second(3)
@@ -431,6 +433,9 @@ def test_a_start_that_misses_a_spare_takes_puts_when_it_has_made_it() -> None:
     owner.queue.on_ready = lambda: woken.append("dead letters that were refused are tried again")
     with pytest.raises(Refused, match="has just been started, and its spare segments are not ready yet"):
         owner.put(b"too early")
+    assert not owner.store.has_room(), "who sends a message alone waits for that moment"
+    with pytest.raises(StoreBusy):
+        owner.store.put(owner.queue, Message(12, True, b"", b"too early"))
     assert not woken
     owner.store.tick(owner.now)
     turn(owner.store)

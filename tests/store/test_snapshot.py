@@ -18,12 +18,13 @@ from radiator.store.file.snapshot import read_manifest, restore, snapshot
 from radiator.store.file.syncer import InlineJobs, InlineSyncer
 
 SNAPSHOT = "/data/snapshot"
+SEGMENT = 32768
 RESTORED = Names("/data/restored")
 
 
 def state_at(disk: SimDisk, directory: str) -> State:
     """What a start in `directory` finds."""
-    store = FileStore(directory, fsio=disk, segment_bytes=32768, syncer=InlineSyncer(disk), jobs=InlineJobs())
+    store = FileStore(directory, fsio=disk, segment_bytes=SEGMENT, syncer=InlineSyncer(disk), jobs=InlineJobs())
     store.open(0.0, 1)
     state = read_everything(store)
     store.close()
@@ -82,7 +83,7 @@ def test_a_snapshot_under_load_has_everything_told_before(seed: int, fsync: str)
     disk.before = lambda what: None
     assert NAMES.segments(disk)[-1] > newest + 3
     assert read_manifest(disk, SNAPSHOT).end >> 32 > newest  # it was overtaken, and began again
-    restore(disk, SNAPSHOT, RESTORED)
+    restore(disk, SNAPSHOT, RESTORED, segment_bytes=SEGMENT)
     state = state_at(disk, RESTORED.directory)
     assert state in world.model.states[told:]
 
@@ -100,7 +101,7 @@ def test_a_snapshot_is_linked_and_stays_as_it_is() -> None:
     assert disk.inode(Names(SNAPSHOT).segment(newest)) is not disk.inode(NAMES.segment(newest))
     assert len(disk.inode(Names(SNAPSHOT).segment(newest)).data) == end
     saved = {path: data for path, data in disk.contents().items() if path.startswith(SNAPSHOT)}
-    restore(disk, SNAPSHOT, RESTORED)
+    restore(disk, SNAPSHOT, RESTORED, segment_bytes=SEGMENT)
     state_at(disk, RESTORED.directory)
     assert {path: data for path, data in disk.contents().items() if path.startswith(SNAPSHOT)} == saved
     assert disk.files == {}
@@ -115,7 +116,7 @@ def test_without_links_there_are_copies() -> None:
 
     disk.link = refuse  # type: ignore[method-assign]
     assert snapshot(disk, NAMES, SNAPSHOT, wall_ms=9).linked == 0
-    assert restore(disk, SNAPSHOT, RESTORED).linked == 0
+    assert restore(disk, SNAPSHOT, RESTORED, segment_bytes=SEGMENT).linked == 0
     assert state_at(disk, RESTORED.directory) == built.state
 
 
@@ -123,7 +124,7 @@ def test_ids_are_not_used_again_after_a_restore() -> None:
     """The original may have given ids away since the snapshot: their acknowledgements must not hit other messages."""
     disk = build().disk
     snapshot(disk, NAMES, SNAPSHOT, wall_ms=9)
-    restore(disk, SNAPSHOT, RESTORED)
+    restore(disk, SNAPSHOT, RESTORED, segment_bytes=SEGMENT)
     store = FileStore(RESTORED.directory, fsio=disk, syncer=InlineSyncer(disk), jobs=InlineJobs())
     store.open(0.0, 1)
     original = FileStore(DIRECTORY, fsio=disk, syncer=InlineSyncer(disk), jobs=InlineJobs())
@@ -146,7 +147,7 @@ def test_a_power_cut_at_every_operation(what: str) -> None:
     if what == "snapshot":
         snapshot(disk, NAMES, SNAPSHOT, wall_ms=9)
     else:
-        restore(disk, SNAPSHOT, RESTORED)
+        restore(disk, SNAPSHOT, RESTORED, segment_bytes=SEGMENT)
     moments.append(disk.copy())
     rng = Random(4)
     complete = 0
@@ -155,7 +156,7 @@ def test_a_power_cut_at_every_operation(what: str) -> None:
             assert state_of(after.copy()) == built.state
             try:
                 if what == "snapshot":
-                    restore(after, SNAPSHOT, RESTORED)
+                    restore(after, SNAPSHOT, RESTORED, segment_bytes=SEGMENT)
                 found = state_at(after, RESTORED.directory) if RESTORED.format in after.contents() else None
             except StoreError as error:
                 if "manifest" not in str(error) and f"{SNAPSHOT} is not there" not in str(error):
@@ -181,7 +182,7 @@ def test_every_harm_to_a_snapshot_is_seen_by_restore() -> None:
             else:
                 disk.unlink(path)
             try:
-                restore(disk, SNAPSHOT, RESTORED)
+                restore(disk, SNAPSHOT, RESTORED, segment_bytes=SEGMENT)
             except StoreError:
                 assert RESTORED.format not in disk.contents()
                 refused += 1
@@ -203,9 +204,9 @@ def test_the_place_must_be_empty() -> None:
     with pytest.raises(StoreFailed, match="is not empty"):
         snapshot(disk, NAMES, SNAPSHOT, wall_ms=9)
     with pytest.raises(StoreFailed, match="is not empty"):
-        restore(disk, SNAPSHOT, NAMES)
+        restore(disk, SNAPSHOT, NAMES, segment_bytes=SEGMENT)
     with pytest.raises(StoreDamaged, match="no snapshot"):
-        restore(disk, DIRECTORY, RESTORED)
+        restore(disk, DIRECTORY, RESTORED, segment_bytes=SEGMENT)
     with pytest.raises(StoreFailed, match="holds no store"):
         snapshot(disk, Names("/data/other"), "/data/more", wall_ms=9)
 
@@ -238,4 +239,35 @@ def test_a_full_disk_ends_a_snapshot_without_a_manifest() -> None:
     disk.before = lambda what: None
     assert disk.files == {}
     with pytest.raises(StoreDamaged, match="did not come to its end"):
-        restore(disk, SNAPSHOT, RESTORED)
+        restore(disk, SNAPSHOT, RESTORED, segment_bytes=SEGMENT)
+
+
+def test_a_restored_store_has_its_spares() -> None:
+    """Else the disk could be full before its first start, which could take no ACK then."""
+    disk = busy_world(1, "always").disk
+    snapshot(disk, NAMES, SNAPSHOT, wall_ms=9)
+    restore(disk, SNAPSHOT, RESTORED, segment_bytes=SEGMENT)
+    disk.capacity = disk.used()
+    store = FileStore(
+        RESTORED.directory, fsio=disk, segment_bytes=SEGMENT, syncer=InlineSyncer(disk), jobs=InlineJobs()
+    )
+    store.open(0.0, 1)
+    queue = next(queue for queue in store.queues() if queue.ready)
+    held = store.claim(queue, 1, 1 << 20)
+    number = store.settle(queue, held[0].id)
+    store.flush()
+    while store.committed < number:
+        store.completed()
+    disk.capacity = None
+
+
+def test_without_room_for_its_spares_a_restore_does_not_end() -> None:
+    disk = busy_world(1, "always").disk
+    snapshot(disk, NAMES, SNAPSHOT, wall_ms=9)
+    disk.capacity = disk.used() + 70000
+    with pytest.raises(OSError, match="No space left"):
+        restore(disk, SNAPSHOT, RESTORED, segment_bytes=SEGMENT)
+    assert RESTORED.format not in disk.contents()
+    disk.capacity = None
+    restore(disk, SNAPSHOT, RESTORED, segment_bytes=SEGMENT)
+    assert RESTORED.format in disk.contents()

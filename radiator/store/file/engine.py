@@ -37,15 +37,14 @@ from radiator.store.file.reclaim import Reclaim
 from radiator.store.file.record import BLOCK, HEADER_BYTES, MAX_PAYLOAD, RANGE_BYTES, SETTLED_HEAD_BYTES, BatchWriter
 from radiator.store.file.recovery import Report, recover
 from radiator.store.file.scrub import Scrub
-from radiator.store.file.segment import OPENING_OFFSET, Birth, address_of
+from radiator.store.file.segment import OPENING_OFFSET, SEGMENT_BYTES, Birth, address_of
 from radiator.store.file.spares import SPARES, Spares
 from radiator.store.file.stall import StallWatch
 from radiator.store.file.syncer import JobRunner, Jobs, SyncWorker, ThreadSyncer
 from radiator.store.file.watermark import Watermark
 
-__all__ = ["BUFFER_BYTES", "SEGMENT_BYTES", "FileStore"]
+__all__ = ["BUFFER_BYTES", "FileStore"]
 
-SEGMENT_BYTES = 64 << 20
 BUFFER_BYTES = 2 << 20
 INDEX_FROM = 128 << 20
 """A log up to this size is read in a fraction of a second, and reading finds damage: no index is saved for it."""
@@ -254,6 +253,8 @@ class FileStore(Store):
 
     def has_room(self) -> bool:
         log = self._log
+        if self._spares.pending:
+            return False  # a moment later they are made, or puts are refused
         return log.filling.size < self._batch_bytes and not log.closed and log.failed is None
 
     def check(self, unit: Unit) -> None:
@@ -298,6 +299,8 @@ class FileStore(Store):
         if log.closed or writer.size >= self._batch_bytes or log.failed is not None:
             raise log.failed or StoreBusy
         if self._spares.refusing or len(message.body) + len(message.block) > self._batch_bytes:
+            if self._spares.pending:
+                raise StoreBusy
             unit = Unit()
             unit.put(message, (queue,))
             self.check(unit)

@@ -23,7 +23,17 @@ from radiator.store.file.fsio import Fsio
 from radiator.store.file.record import BLOCK, HEADER_BYTES, decode_batch_header, encode_segment_header
 from radiator.store.file.watermark import Watermark, write_watermark
 
-__all__ = ["FULL_ERRORS", "OPENING_OFFSET", "OVERHANG", "Birth", "Segment", "address_of", "read_batches", "where"]
+__all__ = [
+    "FULL_ERRORS",
+    "OPENING_OFFSET",
+    "OVERHANG",
+    "SEGMENT_BYTES",
+    "Birth",
+    "Segment",
+    "address_of",
+    "read_batches",
+    "where",
+]
 
 FULL_ERRORS = frozenset((errno.ENOSPC, errno.EDQUOT))
 """What says that a file could not have its blocks."""
@@ -31,6 +41,9 @@ FULL_ERRORS = frozenset((errno.ENOSPC, errno.EDQUOT))
 OPENING_OFFSET = BLOCK
 """Where the opening batch stands: behind the header block."""
 
+
+SEGMENT_BYTES = 64 << 20
+"""What a segment takes, where nobody says otherwise."""
 
 OVERHANG = 32
 """This part of a segment's size is reserved behind it: it closes at the first batch that ends past its size."""

@@ -39,7 +39,8 @@ from radiator.store.file.fsio import Fsio, naming
 from radiator.store.file.inspect import would_start
 from radiator.store.file.record import OPENING, SEGMENT
 from radiator.store.file.salvage import SegmentFile
-from radiator.store.file.segment import OPENING_OFFSET, address_of
+from radiator.store.file.segment import OPENING_OFFSET, SEGMENT_BYTES, address_of
+from radiator.store.file.spares import make_spares
 from radiator.store.file.survey import require_store
 from radiator.store.file.views import no_progress
 from radiator.store.file.watermark import Watermark, read_watermark, write_watermark
@@ -314,8 +315,12 @@ class _Snapshot:
 # ---------------------------------------------------------------------- restore
 
 
-def restore(fsio: Fsio, source: str, names: Names, *, progress: Progress = no_progress) -> Manifest:
+def restore(
+    fsio: Fsio, source: str, names: Names, *, segment_bytes: int = SEGMENT_BYTES, progress: Progress = no_progress
+) -> Manifest:
     """Make a store at `names` of the snapshot in `source`; the directory must be absent or empty.
+
+    It gets its spares, for segments of `segment_bytes`: a disk without room for them has none for ACKs either.
 
     StoreDamaged where the snapshot is not complete or does not verify, StoreFailed where the directory is not empty,
     StoreLocked where it is the one of a running daemon.
@@ -342,6 +347,7 @@ def restore(fsio: Fsio, source: str, names: Names, *, progress: Progress = no_pr
     with _making(fsio, names, "FORMAT"):
         linked = _fill(fsio, origin, names, manifest, progress)
         _finish(fsio, names, form, manifest, progress)
+        make_spares(fsio, names, segment_bytes)
         # The last step: a directory without it is no store.
         replace_file(fsio, names.format, encode_format(form))
     return manifest._replace(linked=linked)

@@ -25,7 +25,10 @@ in each of three such starts, the ACKs would have no spare.
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from radiator.errors import Refused
 from radiator.store.file.format import Names
@@ -33,9 +36,9 @@ from radiator.store.file.fsio import Fsio
 from radiator.store.file.record import BLOCK
 from radiator.store.file.recovery import Report
 from radiator.store.file.segment import FULL_ERRORS, OVERHANG, Segment, write_whole
-from radiator.store.file.syncer import JobRunner
+from radiator.store.file.syncer import InlineJobs, JobRunner
 
-__all__ = ["CHECK_SECONDS", "SPARES", "Spares"]
+__all__ = ["CHECK_SECONDS", "SPARES", "Spares", "make_spares"]
 
 SPARES = 3
 """One that is written, one for the segment after it (only then are the first one's blocks free again), and one that
@@ -64,6 +67,7 @@ class Spares:
         "_ask_at",
         "_asking",
         "_begins",
+        "_denied",
         "_free",
         "_fsio",
         "_jobs",
@@ -105,6 +109,7 @@ class Spares:
         self._remains: set[int] = set()  # files that are there and not ready
         self._ask_at = float("-inf")
         self._asking = False
+        self._denied = False  # the last one could not be made, whatever is said to be free
 
     # ------------------------------------------------------------------ what is there
 
@@ -135,6 +140,11 @@ class Spares:
     def short(self) -> bool:
         """A spare is missing, or has less than its size."""
         return bool(self._lacks())
+
+    @property
+    def pending(self) -> bool:
+        """This start misses a spare, and has not been told yet that it cannot be made."""
+        return self.refusing and not self.full
 
     @property
     def size(self) -> int:
@@ -174,9 +184,10 @@ class Spares:
                 "would have no room for ACKs: persistent messages are taken when they are made"
             )
         large = f" for {size} bytes in one piece" if size else ""
+        denied = f", but a file of {self._size} could not be made (a quota, or no inode left?)" if self._denied else ""
         return Refused(
-            f"the disk is full{large}: {self._free} bytes are free, disk.stop_free is {self._stop_free} and a segment "
-            f"takes {self._segment_bytes}; persistent messages are taken again when there is room"
+            f"the disk is full{large}: {self._free} bytes are free{denied}, disk.stop_free is {self._stop_free} and a "
+            f"segment takes {self._segment_bytes}; persistent messages are taken again when there is room"
         )
 
     def check(self, size: int, batch: int) -> None:
@@ -295,6 +306,7 @@ class Spares:
     def made(self, number: int, size: int) -> None:
         """What became of `make`."""
         self._remains.discard(number)
+        self._denied = size < self._size <= self._free
         if size:
             self._ready[number] = size
         # An answer that came meanwhile did not know of this one; the next one does.
@@ -340,6 +352,14 @@ class Spares:
         self.wanted = self.wanted or bool(self._remains)
 
 
+def make_spares(fsio: Fsio, names: Names, segment_bytes: int) -> None:
+    """The spares of a store that no daemon has yet. OSError where there is no room for all of them."""
+    spares = Spares(fsio, InlineJobs(), names, segment_bytes=segment_bytes, stop_free=0, report=_silent)
+    for number in range(1, SPARES + 1):
+        if spares.make(number) < spares.size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), names.spare(number))
+
+
 def _wipe(fsio: Fsio, fd: int, size: int) -> None:
     """Zero a file; its first block comes last, when all the others are zeros on the disk."""
     if size > BLOCK:
@@ -352,3 +372,7 @@ def _wipe(fsio: Fsio, fd: int, size: int) -> None:
 
 def _nobody() -> None:
     """Nobody waits for room."""
+
+
+def _silent(event: str, **fields: Any) -> None:
+    """Nobody is told."""
