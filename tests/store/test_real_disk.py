@@ -19,6 +19,7 @@ from radiator.store.file.engine import FileStore
 from radiator.store.file.format import Names
 from radiator.store.file.fsio import RealFsio
 from radiator.store.file.repair import repair
+from radiator.store.file.snapshot import snapshot
 from radiator.store.file.syncer import InlineJobs, InlineSyncer
 
 WRITER = """
@@ -153,6 +154,25 @@ def test_without_its_lock_file_the_directory_is_held_all_the_same(tmp_path: Path
         repair(RealFsio(), Names(str(tmp_path / "store")), lambda plan: True, wall_ms=1)
     store.close()
     new_store(tmp_path / "store").close()
+
+
+def test_a_segment_that_lies_elsewhere_is_in_a_snapshot_itself(tmp_path: Path) -> None:
+    store = new_store(tmp_path / "store")
+    put(store, b"body")
+    store.close()
+    newer = new_store(tmp_path / "store")
+    put(newer, b"another")
+    newer.close()
+    segments = sorted((tmp_path / "store/log").glob("*.seg"))
+    (tmp_path / "other").mkdir()
+    for segment in segments:
+        segment.rename(tmp_path / "other" / segment.name)
+        segment.symlink_to(tmp_path / "other" / segment.name)
+    manifest = snapshot(RealFsio(), Names(str(tmp_path / "store")), str(tmp_path / "saved"), wall_ms=1)
+    assert manifest.linked == len(segments) - 1 > 0
+    for segment in segments:
+        assert not (tmp_path / "saved/log" / segment.name).is_symlink()
+    assert (tmp_path / "saved/log" / segments[0].name).samefile(tmp_path / "other" / segments[0].name)
 
 
 def test_a_directory_that_cannot_be_made_is_a_failure(tmp_path: Path) -> None:

@@ -84,7 +84,10 @@ class Fsio(Protocol):
         """Give a file another name in the same file system, replacing what had it."""
 
     def link(self, source: str, target: str) -> None:
-        """Give a file one name more, maybe in another directory. FileExistsError where `target` is one already."""
+        """Give a file one name more, maybe in another directory. FileExistsError where `target` is one already.
+
+        Where `source` is a symbolic link the file that it leads to: a link to that would be no copy of anything.
+        """
 
     def unlink(self, path: str) -> None:
         """Take a name away."""
@@ -236,7 +239,7 @@ class RealFsio:
         os.rename(source, target)
 
     def link(self, source: str, target: str) -> None:
-        os.link(source, target)
+        os.link(os.path.realpath(source), target)
 
     def unlink(self, path: str) -> None:
         os.unlink(path)
