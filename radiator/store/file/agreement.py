@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from radiator.errors import CorruptRecord
 from radiator.store.file.cache import read_index
+from radiator.store.file.damage import is_damage
 from radiator.store.file.ledger import FileQueue
 from radiator.store.file.segment import Segment, address_of
 from radiator.store.file.views import QueueView, Survey
@@ -43,7 +44,11 @@ def hold_index(found: Survey) -> None:
             why, differences = comparing.outcome()
         except FileNotFoundError:
             return  # a daemon took it away with its first write
-        except (OSError, ValueError, CorruptRecord) as error:
+        except OSError as error:
+            if not is_damage(error):
+                raise
+            why = str(error)
+        except (ValueError, CorruptRecord) as error:
             why = str(error)
     if why:
         found.find("index", names.index, f"the saved index is ignored by a start: {why}", damage=False)

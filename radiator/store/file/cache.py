@@ -35,8 +35,9 @@ from struct import Struct
 from zlib import crc32
 
 from radiator.errors import CorruptRecord
+from radiator.store.file.damage import is_damage
 from radiator.store.file.format import Names
-from radiator.store.file.fsio import Fsio
+from radiator.store.file.fsio import Fsio, naming
 from radiator.store.file.ledger import FileQueue, Ledger
 from radiator.store.file.segment import Segment, write_whole
 from radiator.store.file.watermark import Watermark
@@ -161,17 +162,23 @@ def load_index(
     """The ledger as saved at the clean stop `mark`, and the segments that it needs, not open yet (their fd is -1).
 
     None where there is none, where it is of another moment, or where anything at all is doubtful: then the log is read.
+    OSError where the system does not let it be read, which says nothing about it.
     """
     try:
         fd = fsio.open(names.index)
     except FileNotFoundError:
         return None
     except OSError as error:
+        if not is_damage(error):
+            raise
         report("saved index is not readable: the log is read instead", path=names.index, reason=str(error))
         return None
     try:
-        return _load(_parts(_Reading(fsio, fd), store_id, mark))
+        with naming(names.index):
+            return _load(_parts(_Reading(fsio, fd), store_id, mark))
     except (OSError, ValueError, CorruptRecord) as error:
+        if isinstance(error, OSError) and not is_damage(error):
+            raise
         report("saved index is damaged: the log is read instead", path=names.index, reason=str(error))
         return None
     finally:
@@ -186,7 +193,8 @@ def read_index(fsio: Fsio, names: Names, store_id: bytes, mark: Watermark) -> It
     """
     fd = fsio.open(names.index)
     try:
-        yield from _parts(_Reading(fsio, fd), store_id, mark)
+        with naming(names.index):
+            yield from _parts(_Reading(fsio, fd), store_id, mark)
     finally:
         fsio.close(fd)
 

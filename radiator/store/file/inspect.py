@@ -13,6 +13,7 @@ from radiator.errors import CorruptRecord, StoreDamaged
 from radiator.message import Message
 from radiator.store.base import Progress, Reason
 from radiator.store.file.agreement import hold_index
+from radiator.store.file.damage import is_damage
 from radiator.store.file.format import Names
 from radiator.store.file.fsio import Fsio
 from radiator.store.file.record import (
@@ -74,7 +75,10 @@ class _ReadOnly:
 
 
 def would_start(fsio: Fsio, names: Names, store_id: bytes, progress: Progress = no_progress) -> str | None:
-    """Why a start would refuse this store; None where it would not. By the recovery itself, which only reads here."""
+    """Why a start would refuse this store; None where it would not. By the recovery itself, which only reads here.
+
+    OSError where the system does not let it be read.
+    """
 
     def report(event: str, **fields: Any) -> None:
         """The survey tells it better."""
@@ -85,6 +89,8 @@ def would_start(fsio: Fsio, names: Names, store_id: bytes, progress: Progress = 
     except StoreDamaged as error:
         return str(error)
     except OSError as error:
+        if not is_damage(error):
+            raise
         return f"{error.filename or names.log}: {error.strerror or error}"
     for segment in recovered.ledger.segments.values():
         fsio.close(segment.fd)
@@ -92,7 +98,7 @@ def would_start(fsio: Fsio, names: Names, store_id: bytes, progress: Progress = 
 
 
 def check(fsio: Fsio, names: Names, *, deep: bool = False, progress: Progress = no_progress) -> Checked:
-    """Hold the store against every rule. StoreFailed where there is none.
+    """Hold the store against every rule. StoreFailed where there is none, OSError where it cannot be read for now.
 
     A daemon may be writing: then a look can meet a half-written batch, or a segment that goes while it is read. So
     what is found counts only when the next look finds the same.

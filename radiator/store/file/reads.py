@@ -7,19 +7,19 @@ what the system had no memory or no descriptor for is read again later. Called b
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Callable
 
 from radiator.errors import CorruptRecord
 from radiator.message import Delivery, Message
+from radiator.store.file.damage import DAMAGE_ERRORS
 from radiator.store.file.fsio import Fsio
 from radiator.store.file.ledger import FileQueue, Ledger
 from radiator.store.file.record import decode_message
 from radiator.store.file.recovery import Report
 from radiator.store.file.syncer import JobRunner
 
-__all__ = ["DAMAGE_ERRORS", "Reads"]
+__all__ = ["Reads"]
 
 _GROUP_BYTES = 256 << 10
 """What one read fetches at most, unless a single message is larger."""
@@ -27,14 +27,6 @@ _GAP_BYTES = 16 << 10
 """Reading over a gap of this size is cheaper than another call."""
 _WARM_QUEUES = 64
 """How many queues may hold what a cold read brought; the oldest is dropped."""
-
-DAMAGE_ERRORS = frozenset(
-    getattr(errno, name)
-    for name in ("EIO", "EBADMSG", "EUCLEAN", "EILSEQ", "ENODATA", "EREMOTEIO", "EFTYPE")
-    if hasattr(errno, name)
-)
-"""What says that the bytes cannot be had from this disk: file systems and block devices, where a checksum or a medium
-fails. Whatever else a read ends with says nothing about them."""
 
 Bytes = bytes | bytearray | memoryview
 

@@ -24,7 +24,7 @@ from radiator.errors import CorruptRecord, StoreDamaged
 from radiator.store.base import Progress, Reason
 from radiator.store.file.cache import load_index
 from radiator.store.file.format import Names
-from radiator.store.file.fsio import Fsio
+from radiator.store.file.fsio import Fsio, naming
 from radiator.store.file.ledger import Ledger
 from radiator.store.file.record import (
     BLOCK,
@@ -73,9 +73,10 @@ class Recovered(NamedTuple):
 class _Window:
     """A file read forward in large pieces."""
 
-    def __init__(self, fsio: Fsio, fd: int) -> None:
+    def __init__(self, fsio: Fsio, fd: int, path: str) -> None:
         self._fsio = fsio
         self._fd = fd
+        self._path = path
         self._start = 0
         self._data = memoryview(b"")
         self.size = fsio.size(fd)
@@ -84,7 +85,8 @@ class _Window:
         """`length` bytes at `offset`; fewer where the file ends."""
         begin = offset - self._start
         if begin < 0 or begin + length > len(self._data):
-            self._data = memoryview(self._fsio.read(self._fd, offset, max(length, _WINDOW_BYTES)))
+            with naming(self._path):
+                self._data = memoryview(self._fsio.read(self._fd, offset, max(length, _WINDOW_BYTES)))
             self._start = offset
             begin = 0
         return self._data[begin : begin + length]
@@ -99,7 +101,7 @@ class _Reader:
         self._store_id = store_id
         self._fsio = fsio
         self.fd = fsio.open(self.path, write=newest)
-        self.window = _Window(fsio, self.fd)
+        self.window = _Window(fsio, self.fd, self.path)
 
     def check_header(self) -> None:
         """Refuse a segment of another store, another number, or without a whole header."""
@@ -231,7 +233,11 @@ def _saved(
     The newest segment is verified to its end. Of the older ones only the headers are; deliveries verify the messages,
     and `scrub` reads all that was not read here. Damage in them refuses no start before the next one that reads them.
     """
-    found = load_index(fsio, names, store_id, stopped, report)
+    try:
+        found = load_index(fsio, names, store_id, stopped, report)
+    except OSError as error:
+        report("saved index is not readable: the log is read instead", path=names.index, reason=str(error))
+        return None
     if found is None:
         return None
     ledger, segments = found

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 from zlib import crc32
 
 from radiator.errors import CorruptRecord
-from radiator.store.file.fsio import Fsio
+from radiator.store.file.damage import DAMAGE_ERRORS
+from radiator.store.file.fsio import Fsio, naming
 from radiator.store.file.record import BLOCK, HEADER_BYTES, MAX_PAYLOAD, decode_batch, decode_batch_header
 from radiator.store.file.segment import address_of, where
 
@@ -54,7 +55,10 @@ class Batch(NamedTuple):
 
 
 class SegmentFile:
-    """An open segment. What cannot be read is a CorruptRecord, as what does not verify is."""
+    """An open segment. What the disk does not give back is a CorruptRecord, as what does not verify is.
+
+    OSError where the system could not read, which says nothing about the bytes.
+    """
 
     __slots__ = ("_data", "_fsio", "_start", "fd", "number", "path", "size", "store_id")
 
@@ -63,10 +67,15 @@ class SegmentFile:
         self.number = number
         self.store_id = store_id
         self._fsio = fsio
-        self.fd = fsio.open(path)
-        self.size = fsio.size(self.fd)
         self._start = 0
         self._data = memoryview(b"")
+        self.fd = fsio.open(path)
+        try:
+            with naming(path):
+                self.size = fsio.size(self.fd)
+        except BaseException:
+            fsio.close(self.fd)
+            raise
 
     def close(self) -> None:
         """Give the file back."""
@@ -86,22 +95,33 @@ class SegmentFile:
             try:
                 self._data = memoryview(self._fsio.read(self.fd, offset, max(length, ahead)))
             except OSError:
-                try:
-                    self._data = memoryview(self._fsio.read(self.fd, offset, length))
-                except OSError as error:
-                    self._data = memoryview(b"")
-                    what = error.strerror or str(error)
-                    raise CorruptRecord(f"{where(address_of(self.number, offset))}: reading failed: {what}") from error
+                self._data = self._read(offset, length)
             self._start = offset
             begin = 0
         return self._data[begin : begin + length]
 
+    def _read(self, offset: int, length: int) -> memoryview:
+        try:
+            with naming(self.path):
+                return memoryview(self._fsio.read(self.fd, offset, length))
+        except OSError as error:
+            self._data = memoryview(b"")
+            self._check_damage(error)
+            what = error.strerror or str(error)
+            raise CorruptRecord(f"{where(address_of(self.number, offset))}: reading failed: {what}") from error
+
+    def _check_damage(self, error: OSError) -> None:
+        """Raise it again where it says nothing about the bytes."""
+        if error.errno not in DAMAGE_ERRORS:
+            with naming(self.path):
+                raise error
+
     def get_anyhow(self, offset: int, length: int) -> memoryview:
-        """The same, with zeros for what cannot be read."""
+        """The same, with zeros for what the disk does not give back."""
         try:
             return self.get(offset, length)
         except CorruptRecord:
-            return read_around(self._fsio, self.fd, offset, min(length, self.size - offset), lambda error: None)
+            return read_around(self._fsio, self.fd, offset, min(length, self.size - offset), self._check_damage)
 
     def batch(self, offset: int, *, payloads: bool) -> Batch:
         """The batch at `offset`. CorruptRecord where it does not verify; damaged payloads of messages are listed."""

@@ -20,10 +20,10 @@ from collections import deque
 from typing import Any, NamedTuple
 
 from radiator.errors import CorruptRecord
+from radiator.store.file.damage import DAMAGE_ERRORS
 from radiator.store.file.format import Names
 from radiator.store.file.fsio import Fsio
 from radiator.store.file.quarantine import Quarantine
-from radiator.store.file.reads import DAMAGE_ERRORS
 from radiator.store.file.record import scan_batch
 from radiator.store.file.recovery import Recovered, Report
 from radiator.store.file.salvage import read_around

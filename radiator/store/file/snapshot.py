@@ -307,7 +307,9 @@ class _Snapshot:
             done += count
             self.progress("copying the newest segment", done, end)
 
-        if copy_open(self.fsio, file.fd, target, end, show) != end:  # its name may be gone by now
+        with naming(file.path):
+            copied = copy_open(self.fsio, file.fd, target, end, show)  # its name may be gone by now
+        if copied != end:
             raise _Again(f"{file.path} became shorter while it was copied")
         return end
 

@@ -1,6 +1,7 @@
 """Reading a store that may be broken: everything that verifies, and a list of what does not.
 
-It must never write, and never stop at damage. Called by: `inspect`, `repair`.
+It must never write, never stop at damage, and never call that damage of which the system gave no look (see `damage`):
+OSError is raised then. Called by: `inspect`, `repair`.
 
     survey   FORMAT, watermark, the headers of all segments (here) ▸ what the log says (`replay`) ▸ what was set aside
 """
@@ -11,8 +12,9 @@ from collections import Counter
 
 from radiator.errors import CorruptRecord, StoreDamaged, StoreFailed
 from radiator.store.base import Progress
+from radiator.store.file.damage import is_damage
 from radiator.store.file.format import Names, check_directory, read_format
-from radiator.store.file.fsio import Fsio
+from radiator.store.file.fsio import Fsio, naming
 from radiator.store.file.record import BLOCK, SegmentHeader, decode_segment_header
 from radiator.store.file.replay import Replay
 from radiator.store.file.salvage import SegmentFile
@@ -27,7 +29,8 @@ def survey(
 ) -> Survey:
     """Read the whole store; `deep` verifies the payloads of older segments too.
 
-    StoreFailed where there is no store at all. The caller closes the survey.
+    StoreFailed where there is no store at all; OSError where the system does not let it be read. The caller closes the
+    survey.
     """
     found = Survey(fsio, names)
     try:
@@ -74,6 +77,8 @@ def _open(found: Survey, deep: bool) -> None:
     except StoreDamaged as error:
         found.find("format", names.format, f"{error}")
     except OSError as error:
+        if not is_damage(error):
+            raise
         found.odd.append(names.format)
         found.find("format", names.format, f"it cannot be read: {error.strerror or error}")
     headers: dict[int, SegmentHeader | CorruptRecord] = {}
@@ -114,12 +119,15 @@ def _open_segments(
         except OSError as error:
             if isinstance(error, FileNotFoundError) and number not in names.segments(fsio):
                 continue  # unlinked by a running daemon between two looks
+            if not is_damage(error):
+                raise
             found.odd.append(path)
             found.unopened.append(number)
             found.find("segment", path, f"it cannot be opened: {error.strerror or error}", segment=number)
             continue
         if deep:
-            fsio.drop_cache(file.fd)  # what the device has, not what memory remembers
+            with naming(path):
+                fsio.drop_cache(file.fd)  # what the device has, not what memory remembers
         try:
             headers[number] = decode_segment_header(file.get(0, BLOCK))
         except CorruptRecord as error:
@@ -177,6 +185,8 @@ def _watermark(found: Survey) -> None:
     try:
         found.watermark = mark = read_watermark(found.fsio, names.watermark, found.store_id)
     except OSError as error:
+        if not is_damage(error):
+            raise
         found.odd.append(names.watermark)
         found.find("watermark", names.watermark, f"it cannot be read: {error.strerror or error}")
         return
@@ -190,7 +200,9 @@ def _note_quarantine(found: Survey) -> None:
     names = found.names
     try:
         entries = found.fsio.list_directory(names.quarantine)
-    except OSError:
+    except OSError as error:
+        if not is_damage(error):
+            raise
         entries = []
     noted: set[tuple[int, int]] = set()
     for name in entries:
@@ -216,15 +228,18 @@ def _note_quarantine(found: Survey) -> None:
 
 
 def _note(found: Survey, path: str) -> set[tuple[int, int]]:
-    """The messages that a note in quarantine/ names, see `quarantine`; what cannot be read of it is left out."""
+    """The messages that a note in quarantine/ names, see `quarantine`; what is damaged of it is left out."""
     noted: set[tuple[int, int]] = set()
     try:
         fd = found.fsio.open(path)
         try:
-            text = bytes(found.fsio.read(fd, 0, found.fsio.size(fd))).decode("utf-8", "replace")
+            with naming(path):
+                text = bytes(found.fsio.read(fd, 0, found.fsio.size(fd))).decode("utf-8", "replace")
         finally:
             found.fsio.close(fd)
     except OSError as error:
+        if not is_damage(error):
+            raise
         found.find("quarantine", path, f"it cannot be read: {error.strerror or error}", damage=False)
         return noted
     for line in text.splitlines():

@@ -1,0 +1,164 @@
+"""The commands `radiator store …` where the system refuses to give a file: that says nothing about what is in it.
+
+No permission, no descriptor, no memory: a line that names the file and the reason, 74, and nothing is moved or mended.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from test_store_commands import contents, log_files, make, put, with_index
+
+from radiator.cli.commands import run
+from radiator.store.file.fsio import RealFsio
+
+Output = pytest.CaptureFixture[str]
+Refuse = Callable[[str, int], None]
+
+REASONS = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+ALL = ("check", "dump", "stats", "repair", "snapshot")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A store of several segments with 12 messages."""
+    directory = tmp_path / "data"
+    store = make(directory)
+    for number in range(12):
+        put(store, "/queue/a", b"%d" % number + b"x" * 5000)
+    store.close()
+    return directory
+
+
+@pytest.fixture
+def refuse_opening(monkeypatch: pytest.MonkeyPatch) -> Refuse:
+    """Let the opening, or listing, of everything with a certain name fail with a certain error."""
+
+    def refuse(name: str, reason: int) -> None:
+        opening, listing = RealFsio.open, RealFsio.list_directory
+
+        def check(path: str) -> None:
+            if os.path.basename(path) == name:
+                raise OSError(reason, os.strerror(reason), path)
+
+        def open(self: RealFsio, path: str, *, write: bool = False, create: bool = False) -> int:
+            check(path)
+            return opening(self, path, write=write, create=create)
+
+        def list_directory(self: RealFsio, path: str) -> list[str]:
+            check(path)
+            return listing(self, path)
+
+        monkeypatch.setattr(RealFsio, "open", open)
+        monkeypatch.setattr(RealFsio, "list_directory", list_directory)
+
+    return refuse
+
+
+@pytest.fixture
+def refuse_reading(monkeypatch: pytest.MonkeyPatch) -> Refuse:
+    """Let every reading of the files with a certain name fail with a certain error."""
+
+    def refuse(name: str, reason: int) -> None:
+        reading = RealFsio.read
+
+        def read(self: RealFsio, fd: int, offset: int, length: int) -> bytes | memoryview:
+            if os.path.basename(os.readlink(f"/proc/self/fd/{fd}")) == name:
+                raise OSError(reason, os.strerror(reason))
+            return reading(self, fd, offset, length)
+
+        monkeypatch.setattr(RealFsio, "read", read)
+
+    return refuse
+
+
+def expect_refusal(command: str, directory: Path, name: str, reason: int, capsys: Output) -> None:
+    before = contents(directory)
+    options = {"repair": ["--yes"], "snapshot": [str(directory.parent / f"snapshot-{name}")]}.get(command, [])
+    assert run(["store", command, *options, "--data-dir", str(directory)]) == 74
+    told = capsys.readouterr()
+    (line,) = told.err.splitlines()
+    assert line.startswith("radiator: /")
+    assert line.endswith(f"/{name}: {os.strerror(reason)}")
+    assert "damage" not in told.out
+    assert contents(directory) == before
+
+
+def names_of(directory: Path) -> dict[str, str]:
+    segments = log_files(directory)
+    return {"oldest": segments[0].name, "newest": segments[-1].name}
+
+
+@pytest.mark.parametrize("command", ALL)
+@pytest.mark.parametrize("which", ["FORMAT", "watermark", "oldest", "newest", "log"])
+@pytest.mark.parametrize("reason", REASONS)
+def test_a_file_that_may_not_be_opened(
+    reason: int,
+    which: str,
+    command: str,
+    data: Path,
+    refuse_opening: Refuse,
+    capsys: Output,
+) -> None:
+    name = names_of(data).get(which, which)
+    refuse_opening(name, reason)
+    expect_refusal(command, data, name, reason, capsys)
+
+
+@pytest.mark.parametrize("command", ALL)
+@pytest.mark.parametrize("which", ["FORMAT", "watermark", "oldest", "newest"])
+def test_a_file_that_cannot_be_read_for_now(
+    which: str,
+    command: str,
+    data: Path,
+    refuse_reading: Refuse,
+    capsys: Output,
+) -> None:
+    name = names_of(data).get(which, which)
+    refuse_reading(name, errno.ENOMEM)
+    expect_refusal(command, data, name, errno.ENOMEM, capsys)
+
+
+@pytest.mark.parametrize("command", ["check", "dump", "stats"])
+def test_a_quarantine_that_may_not_be_listed(
+    command: str,
+    data: Path,
+    refuse_opening: Refuse,
+    capsys: Output,
+) -> None:
+    refuse_opening("quarantine", errno.EACCES)
+    expect_refusal(command, data, "quarantine", errno.EACCES, capsys)
+
+
+@pytest.mark.parametrize("refusing", ["refuse_opening", "refuse_reading"])
+def test_a_note_in_quarantine(refusing: str, data: Path, request: pytest.FixtureRequest, capsys: Output) -> None:
+    (data / "quarantine" / "00000001.keep").write_text("1\t2\t4096\t/queue/a\tspoilt\n")
+    request.getfixturevalue(refusing)("00000001.keep", errno.EACCES)
+    expect_refusal("check", data, "00000001.keep", errno.EACCES, capsys)
+
+
+@pytest.mark.parametrize("refusing", ["refuse_opening", "refuse_reading"])
+def test_a_saved_index(refusing: str, data: Path, request: pytest.FixtureRequest, capsys: Output) -> None:
+    """A start can do without it and reads the log; a repair would forget what only the index knows."""
+    with_index(data)
+    lost = log_files(data)[-1]
+    aside = lost.rename(data / "aside")
+    request.getfixturevalue(refusing)("index", errno.EMFILE)
+    expect_refusal("repair", data, "index", errno.EMFILE, capsys)
+    aside.rename(lost)
+    expect_refusal("check", data, "index", errno.EMFILE, capsys)
+    make(data).close()
+
+
+def test_a_disk_that_refuses_blocks_is_damaged(data: Path, refuse_reading: Refuse, capsys: Output) -> None:
+    """The other side of the line."""
+    path = log_files(data)[0]
+    refuse_reading(path.name, errno.EIO)
+    assert run(["store", "check", "--data-dir", str(data)]) == 65
+    assert f"damage: {path} offset 0: " in capsys.readouterr().out
+    assert run(["store", "repair", "--data-dir", str(data)]) == 65
+    assert f"copy 0 messages out of {path.name}" in capsys.readouterr().out
