@@ -15,6 +15,7 @@ import click
 from radiator.cli.terminal import progress_bar
 from radiator.config.loader import load_config
 from radiator.config.schema import Config
+from radiator.store.file.descriptors import allow_descriptors, count_segments
 from radiator.store.file.format import Names
 
 __all__ = ["count_text", "iso_time", "ranges_text", "store_names", "store_options", "work_bar"]
@@ -44,10 +45,16 @@ def store_options(function: _Function) -> _Function:
 
 
 def store_names(data_dir: str | None, file: str | None) -> Names:
-    """The store that the options mean. A directory wins over a file."""
+    """The store that the options mean. A directory wins over a file.
+
+    From here on as many files may be open as the system allows, as in a broker: a survey and the recovery that follows
+    it hold one for each segment.
+    """
     if data_dir is None:
         data_dir = Config().data_dir if file is None else load_config(file).data_dir
-    return Names(data_dir)
+    names = Names(data_dir)
+    allow_descriptors(2 * count_segments(names))
+    return names
 
 
 @contextmanager

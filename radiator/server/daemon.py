@@ -13,7 +13,6 @@ from __future__ import annotations
 import gc
 import os
 import platform
-import resource
 import secrets
 import signal
 import sys
@@ -36,6 +35,7 @@ from radiator.server.progress import StartProgress
 from radiator.server.turn import Turn
 from radiator.stomp.frame import escape
 from radiator.stomp.session import Session
+from radiator.store.file.descriptors import RESERVED_DESCRIPTORS, allow_descriptors, count_segments
 from radiator.store.file.engine import FileStore
 from radiator.store.file.format import Names
 from radiator.store.file.fsio import RealFsio
@@ -46,9 +46,6 @@ __all__ = ["connections_for", "serve"]
 
 DRAIN_SECONDS = 6.0
 """For clients to take what they are owed after the first signal; the store's last sync has the rest of the 10 s."""
-
-RESERVED_DESCRIPTORS = 1024
-"""For the segments that a backlog will add (64 GiB of it), refused connections, and everything else that is open."""
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _FIRST_PROCESS = 1
@@ -240,18 +237,13 @@ class _Daemon:
         self._waiter.switch(self._code)
 
     def _allow_descriptors(self) -> int:
-        """Raise the soft limit of open files as far as may be; how many connections there can be at most.
+        """See to it that files can be opened; how many connections there can be at most.
 
         A store that meets this limit is a store that failed: its files come first, and each segment is one.
         """
         wanted = self._config.limits.connections
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        segments = _segments(self._config.data_dir)
-        able = hard
-        if hard == resource.RLIM_INFINITY:
-            able = wanted + segments + RESERVED_DESCRIPTORS  # no number means endless, and not every system takes that
-        if soft != resource.RLIM_INFINITY and soft < able:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (able, hard))
+        segments = count_segments(Names(self._config.data_dir))
+        able = allow_descriptors(wanted + segments)
         limit = connections_for(able, wanted, segments)
         if limit < wanted:
             self._log.warning(
@@ -275,15 +267,6 @@ def connections_for(able: int, wanted: int, segments: int) -> int:
     """
     left = able - segments
     return max(1, min(wanted, max(left - RESERVED_DESCRIPTORS, left // 2)))
-
-
-def _segments(directory: str) -> int:
-    """How many files the log has now; a store that cannot be read is for `open` to judge."""
-    fsio = RealFsio()
-    try:
-        return len(Names(directory).segments(fsio))
-    except OSError:
-        return 0
 
 
 def _sync_worker() -> SyncWorker:

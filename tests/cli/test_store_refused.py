@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from test_store_commands import contents, log_files, make, put, with_index
+from test_store_odd import PATIENCE, command
 
 from radiator.cli.commands import run
 from radiator.store.file.fsio import RealFsio
@@ -162,3 +164,58 @@ def test_a_disk_that_refuses_blocks_is_damaged(data: Path, refuse_reading: Refus
     assert f"damage: {path} offset 0: " in capsys.readouterr().out
     assert run(["store", "repair", "--data-dir", str(data)]) == 65
     assert f"copy 0 messages out of {path.name}" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------------- descriptors
+
+
+FEW = 24
+
+
+def many_segments(directory: Path) -> Path:
+    """A store with more segments than `FEW`."""
+    store = make(directory)
+    for number in range(FEW * 3):
+        put(store, "/queue/a", b"%d" % number + b"x" * 14000)
+    store.close()
+    assert len(log_files(directory)) > FEW
+    return directory
+
+
+@pytest.mark.parametrize("name", [*ALL, "restore"])
+def test_the_limit_of_open_files_is_raised_as_far_as_may_be(name: str, tmp_path: Path) -> None:
+    """As a broker raises it: who starts on a store can look into it."""
+    data = many_segments(tmp_path / "data")
+    arguments = {"repair": ["--yes"], "snapshot": [str(tmp_path / "saved")], "restore": [str(tmp_path / "saved")]}
+    target = data
+    if name == "restore":
+        assert run(["store", "snapshot", str(tmp_path / "saved"), "--data-dir", str(data)]) == 0
+        target = tmp_path / "restored"
+    before = contents(data)
+
+    def few() -> None:
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (FEW, hard))
+
+    with command(name, *arguments.get(name, []), "--data-dir", str(target), preexec_fn=few) as process:
+        _, told = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, told) == (0, "")
+    assert contents(data) == before
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_too_few_descriptors_are_no_damage(name: str, tmp_path: Path) -> None:
+    data = many_segments(tmp_path / "data")
+    arguments = {"repair": ["--yes"], "snapshot": [str(tmp_path / "saved")]}.get(name, [])
+    before = contents(data)
+
+    def few() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (FEW, FEW))
+
+    with command(name, *arguments, "--data-dir", str(data), preexec_fn=few) as process:
+        told, failed = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 74
+    assert "damage" not in told
+    assert failed.startswith(f"radiator: {tmp_path}/")
+    assert failed.endswith(f": {os.strerror(errno.EMFILE)}\n")
+    assert contents(data) == before
