@@ -76,6 +76,8 @@ def _verdict(checked: inspect.Checked) -> str:
     if not checked.damage:
         return "whole: no damage was found"
     kinds = {finding.kind for finding in checked.damage}
+    if kinds == {"unfinished"}:
+        return "UNFINISHED: no broker starts on this directory, and there is nothing to repair; see above"
     if checked.refusal is not None:
         verdict = f"a broker does not start on this store: {checked.refusal}"
     elif kinds == {"index"}:

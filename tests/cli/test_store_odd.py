@@ -21,6 +21,7 @@ from test_store_commands import contents, log_files, make, put
 
 import radiator
 from radiator.cli.commands import run
+from radiator.errors import StoreDamaged
 from radiator.store.file import copying, snapshot
 from radiator.store.file.fsio import RealFsio
 
@@ -231,6 +232,64 @@ def test_what_was_cut_short_can_be_run_again(
     whole = ids(data, capsys)
     assert ids(target, capsys) == whole
     assert run(["store", *arguments, "--data-dir", str(place)]) == 74
+
+
+def unfinished_restore(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """What a restore leaves that ended when all but the newest segment was there; and its snapshot."""
+    saved, restored = tmp_path / "saved", tmp_path / "restored"
+    assert run(["store", "snapshot", str(saved), "--data-dir", str(data)]) == 0
+
+    def cut(*_: object, **__: object) -> None:
+        raise Cut
+
+    monkeypatch.setattr(snapshot, "copy_file", cut)
+    with pytest.raises(Cut):
+        run(["store", "restore", str(saved), "--data-dir", str(restored)])
+    monkeypatch.undo()
+    return restored, saved
+
+
+def test_an_unfinished_restore_is_run_again_and_not_repaired(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output
+) -> None:
+    """A store made of the part that is there would lack messages, and nothing would say so."""
+    whole = ids(data, capsys)
+    restored, saved = unfinished_restore(data, tmp_path, monkeypatch)
+    assert log_files(restored)
+    before = contents(restored)
+    capsys.readouterr()
+    for arguments in (["repair"], ["repair", "--yes"], ["snapshot", str(tmp_path / "third")]):
+        assert run(["store", *arguments, "--data-dir", str(restored)]) == 65
+        told = capsys.readouterr()
+        assert told.out == ""
+        (line,) = told.err.splitlines()
+        assert line.startswith(f"radiator: {restored}: a restore or a snapshot into it has not come to its end")
+        assert "run it again" in line
+    assert run(["store", "check", "--data-dir", str(restored)]) == 65
+    told = capsys.readouterr()
+    finding, _, verdict = told.out.splitlines()
+    assert finding.startswith(f"damage: {restored}: a restore or a snapshot into it has not come to its end")
+    assert verdict.startswith("UNFINISHED: no broker starts on this directory, and there is nothing to repair")
+    assert run(["store", "check", "--json", "--data-dir", str(restored)]) == 65
+    assert json.loads(capsys.readouterr().out)["kind"] == "unfinished"
+    assert run(["store", "dump", "--data-dir", str(restored)]) == 65  # whoever lost the snapshot can still read
+    told = capsys.readouterr()
+    assert told.err.count("\n") == 1
+    assert told.out
+    with pytest.raises(StoreDamaged, match="has not come to its end"):
+        make(restored)
+    assert contents(restored) == before
+    assert run(["store", "restore", str(saved), "--data-dir", str(restored)]) == 0
+    assert ids(restored, capsys) == whole
+
+
+def test_a_restore_that_just_began(tmp_path: Path, capsys: Output) -> None:
+    (tmp_path / "incomplete.tmp").touch()
+    for name in ("check", "dump", "stats", "repair"):
+        assert run(["store", name, "--data-dir", str(tmp_path)]) == 65
+        told = capsys.readouterr()
+        assert "has not come to its end" in told.out + told.err
+    assert [path.name for path in tmp_path.iterdir()] == ["incomplete.tmp"]
 
 
 def test_two_at_once(data: Path, tmp_path: Path, capsys: Output) -> None:

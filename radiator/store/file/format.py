@@ -33,15 +33,26 @@ from radiator.errors import StoreDamaged, StoreFailed, StoreLocked
 from radiator.store.file.fsio import Fsio, naming
 
 __all__ = [
+    "MARKER",
+    "UNFINISHED",
     "VERSION",
     "DirectoryLock",
     "Format",
     "Names",
     "check_directory",
+    "check_finished",
     "encode_format",
     "read_format",
     "replace_file",
 ]
+
+MARKER = "incomplete.tmp"
+"""Stands in a directory that a snapshot or a restore is filling: before FORMAT is there too, that is no store."""
+
+UNFINISHED = (
+    f"a restore or a snapshot into it has not come to its end ({MARKER} is there, and FORMAT is not): run it again, "
+    "which makes anew what it had begun"
+)
 
 VERSION = 1
 _SEGMENT_NAME = re.compile(r"([0-9]{8}|[1-9][0-9]{8,9})\.seg")
@@ -140,6 +151,8 @@ def check_directory(fsio: Fsio, names: Names) -> bool:
         return False
     if "FORMAT" in entries:
         return True
+    if MARKER in entries:
+        raise StoreDamaged(f"{names.directory}: {UNFINISHED}")
     strange = [name for name in entries if name not in _BEFORE_FORMAT]
     for inner, allowed in ((names.log, r"00000001\.seg(\.tmp)?|spare-[0-9]"), (names.quarantine, "")):
         if not strange and os.path.basename(inner) in entries:
@@ -151,6 +164,13 @@ def check_directory(fsio: Fsio, names: Names) -> bool:
             "choose an empty directory, or restore FORMAT from a backup if this was a store"
         )
     return False
+
+
+def check_finished(fsio: Fsio, names: Names) -> None:
+    """StoreDamaged where a restore or a snapshot has not come to its end: a part of a store must not pass for one."""
+    entries = fsio.list_directory(names.directory)
+    if MARKER in entries and "FORMAT" not in entries:
+        raise StoreDamaged(f"{names.directory}: {UNFINISHED}")
 
 
 class DirectoryLock:

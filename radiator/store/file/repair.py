@@ -25,7 +25,7 @@ from typing import NamedTuple
 from radiator.errors import CorruptRecord, StoreDamaged, StoreFailed
 from radiator.store.base import Progress
 from radiator.store.file.copying import link_or_copy
-from radiator.store.file.format import DirectoryLock, Format, Names, encode_format, replace_file
+from radiator.store.file.format import DirectoryLock, Format, Names, check_finished, encode_format, replace_file
 from radiator.store.file.fsio import Fsio, naming
 from radiator.store.file.inspect import would_start
 from radiator.store.file.record import BatchWriter, decode_message, decode_references, encode_segment_header
@@ -95,10 +95,11 @@ def repair(
 ) -> Repaired:
     """Find what is broken, and mend it where `agree` says yes to the plan.
 
-    StoreLocked where a daemon holds the store, StoreDamaged where nothing can be made of it, StoreFailed where there is
-    none; OSError as the kernel gave it.
+    StoreLocked where a daemon holds the store, StoreDamaged where nothing can be made of it or it was never whole,
+    StoreFailed where there is none; OSError as the kernel gave it.
     """
     require_store(fsio, names)  # else not even a lock is made
+    check_finished(fsio, names)
     try:
         lock = DirectoryLock(fsio, names)
     except StoreFailed as error:

@@ -34,7 +34,16 @@ from zlib import crc32
 from radiator.errors import CorruptRecord, StoreDamaged, StoreFailed, StoreLocked
 from radiator.store.base import Progress
 from radiator.store.file.copying import copy_file, copy_open, link_or_copy
-from radiator.store.file.format import DirectoryLock, Format, Names, encode_format, read_format, replace_file
+from radiator.store.file.format import (
+    MARKER,
+    DirectoryLock,
+    Format,
+    Names,
+    check_finished,
+    encode_format,
+    read_format,
+    replace_file,
+)
 from radiator.store.file.fsio import Fsio, naming
 from radiator.store.file.inspect import would_start
 from radiator.store.file.record import OPENING, SEGMENT
@@ -47,7 +56,6 @@ from radiator.store.file.watermark import Watermark, read_watermark, write_water
 
 __all__ = ["Manifest", "read_manifest", "restore", "snapshot"]
 
-_MARKER = "incomplete.tmp"
 _TRIES = 50
 _SAME_TRIES = 3
 _MANIFEST = re.compile(
@@ -150,6 +158,7 @@ def _format(fsio: Fsio, names: Names) -> Format:
         form = None  # said below
     if form is None:
         require_store(fsio, names)
+        check_finished(fsio, names)
         raise StoreDamaged(f"{names.format} is missing, a broken store gives no snapshot; see `radiator store check`")
     return form
 
@@ -173,10 +182,10 @@ def _making(fsio: Fsio, target: Names, last: str) -> Iterator[None]:
         entries = []
     except NotADirectoryError:
         raise StoreFailed(f"{target.directory} is a file: name a directory that is empty or absent") from None
-    if entries and (_MARKER not in entries or last in entries):
+    if entries and (MARKER not in entries or last in entries):
         raise StoreFailed(f"{target.directory} is not empty ({entries[0]}): name a directory that is empty or absent")
     fsio.make_directory(target.directory)
-    marker = os.path.join(target.directory, _MARKER)
+    marker = os.path.join(target.directory, MARKER)
     try:
         lock = fsio.lock(marker)
     except BlockingIOError:

@@ -13,7 +13,7 @@ from collections import Counter
 from radiator.errors import CorruptRecord, StoreDamaged, StoreFailed
 from radiator.store.base import Progress
 from radiator.store.file.damage import is_damage
-from radiator.store.file.format import Names, check_directory, read_format
+from radiator.store.file.format import MARKER, UNFINISHED, Names, check_directory, read_format
 from radiator.store.file.fsio import Fsio, naming
 from radiator.store.file.record import BLOCK, SegmentHeader, decode_segment_header
 from radiator.store.file.replay import Replay
@@ -36,6 +36,9 @@ def survey(
     try:
         _open(found, deep)
         Replay(found, deep, progress).run()
+        unfinished = [finding for finding in found.findings if finding.kind == "unfinished"]
+        if unfinished:
+            found.findings = unfinished  # what is not there yet is not lost
     except BaseException:
         found.close()
         raise
@@ -52,7 +55,7 @@ def require_store(fsio: Fsio, names: Names) -> None:
         raise StoreFailed(f"{names.directory} is not there: name the data directory of a store") from None
     except NotADirectoryError:
         raise StoreFailed(f"{names.directory} is no directory: name the data directory of a store") from None
-    if "FORMAT" in entries:
+    if "FORMAT" in entries or MARKER in entries:
         return
     if not {"log", "watermark"} & set(entries):
         raise StoreFailed(f"{names.directory} holds no store: neither FORMAT nor log/ is there")
@@ -72,7 +75,9 @@ def _open(found: Survey, deep: bool) -> None:
     require_store(fsio, names)
     try:
         found.format = read_format(fsio, names)
-        if found.format is None:
+        if found.format is None and MARKER in fsio.list_directory(names.directory):
+            found.find("unfinished", names.directory, UNFINISHED)
+        elif found.format is None:
             found.find("format", names.format, "FORMAT is missing")
     except StoreDamaged as error:
         found.find("format", names.format, f"{error}")
