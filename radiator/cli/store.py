@@ -23,7 +23,7 @@ from radiator.config.values import format_size
 from radiator.store.file import inspect
 from radiator.store.file.fsio import RealFsio
 from radiator.store.file.survey import survey
-from radiator.store.file.views import Finding
+from radiator.store.file.views import PLACES, Finding
 
 __all__ = ["store"]
 
@@ -80,6 +80,8 @@ def _verdict(checked: inspect.Checked) -> str:
         return "UNFINISHED: no broker starts on this directory, and there is nothing to repair; see above"
     if checked.refusal is not None:
         verdict = f"a broker does not start on this store: {checked.refusal}"
+        if kinds <= PLACES:
+            return f"DAMAGED: {verdict}"
     elif kinds == {"index"}:
         return "DAMAGED: the log is whole; remove the saved index while no broker runs, then a start reads the log"
     elif kinds <= {"message", "copy"}:

@@ -52,8 +52,11 @@ def repair(yes: bool, as_json: bool, data_dir: str | None, file: str | None) -> 
     if not repaired.done:
         _say("nothing was changed; add --yes to do this", as_json)
         return EX_DATAERR
-    files = ", ".join(names.segment(number) for number in repaired.segments)
-    _say(f"repaired: {files} says what is left; originals are in {names.quarantine}", as_json)
+    if repaired.segments:
+        files = ", ".join(names.segment(number) for number in repaired.segments)
+        _say(f"repaired: {files} says what is left; originals are in {names.quarantine}", as_json)
+    else:
+        _say(f"repaired: what could not be used is in {names.quarantine}", as_json)
     return 0
 
 

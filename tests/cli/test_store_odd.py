@@ -21,7 +21,7 @@ from test_store_commands import contents, log_files, make, put
 
 import radiator
 from radiator.cli.commands import run
-from radiator.errors import StoreDamaged
+from radiator.errors import StoreDamaged, StoreError
 from radiator.store.file import copying, snapshot
 from radiator.store.file.fsio import RealFsio
 
@@ -105,6 +105,89 @@ def test_what_is_no_file_is_damage_and_is_moved_away(which: str, harm: Harm, dat
             number == entry["number"] and entry["first"] <= id and (entry["last"] is None or id <= entry["last"])
             for entry in named
         )
+    make(data).close()
+
+
+def to_file(path: Path) -> None:
+    shutil.rmtree(path)
+    path.write_text("x")
+
+
+def to_pipe_from_directory(path: Path) -> None:
+    shutil.rmtree(path)
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("harm", [to_directory, to_pipe, to_itself])
+def test_a_spare_that_is_no_file_is_moved_away(harm: Harm, data: Path, capsys: Output) -> None:
+    """A broker does not start beside one; to have none is fine, since a start makes new ones."""
+    whole = ids(data, capsys)
+    spare = data / "log" / "spare-1"
+    spare.touch()
+    harm(spare)
+    with pytest.raises(StoreError, match="spare-1"):
+        make(data)
+    before = contents(data)
+    assert run(["store", "check", "--data-dir", str(data)]) == 65
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].startswith(f"damage: {spare}: it cannot be used as a spare")
+    assert told[0].endswith("`radiator store repair` moves it to quarantine/, and a broker makes another one")
+    assert sum(line.startswith("damage") for line in told) == 1
+    assert told[-1].startswith("DAMAGED: a broker does not start on this store: ")
+    assert run(["store", "repair", "--data-dir", str(data)]) == 65
+    told = capsys.readouterr().out.splitlines()
+    steps = [line for line in told if line.startswith("to do: ")]
+    assert steps == [f"to do: move {spare}, which cannot be used, to {data}/quarantine"]
+    assert contents(data) == before
+    assert run(["store", "repair", "--yes", "--data-dir", str(data)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"repaired: what could not be used is in {data}/quarantine"
+    assert os.path.lexists(data / "quarantine" / "spare-1")
+    assert contents(data / "log") == {path: text for path, text in before.items() if "/log/" in path}
+    assert run(["store", "check", "--deep", "--data-dir", str(data)]) == 0
+    assert ids(data, capsys) == whole
+    make(data).close()
+
+
+def test_a_spare_and_a_segment_at_once(data: Path, capsys: Output) -> None:
+    (data / "log" / "spare-2").unlink(missing_ok=True)
+    (data / "log" / "spare-2").mkdir()
+    log_files(data)[0].unlink()
+    assert run(["store", "repair", "--yes", "--data-dir", str(data)]) == 0
+    assert "says what is left" in capsys.readouterr().out
+    assert run(["store", "check", "--deep", "--data-dir", str(data)]) == 0
+    make(data).close()
+
+
+@pytest.mark.parametrize(
+    ("which", "harm"), [("lock", to_directory), ("quarantine", to_file), ("quarantine", to_pipe_from_directory)]
+)
+def test_a_place_that_is_of_the_wrong_kind_is_for_the_operator(
+    which: str, harm: Harm, data: Path, capsys: Output
+) -> None:
+    whole = ids(data, capsys)
+    place = data / which
+    harm(place)
+    with pytest.raises(StoreError, match=which):
+        make(data)
+    before = contents(data)
+    assert run(["store", "check", "--data-dir", str(data)]) == 65
+    told = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("damage") for line in told) == 1
+    assert told[0].startswith(f"damage: {place}: ")
+    assert told[0].endswith("move it away by hand while no broker runs; a broker makes it anew")
+    assert told[-1].startswith(f"DAMAGED: a broker does not start on this store: {place}: ")
+    for options in ([], ["--yes"]):
+        assert run(["store", "repair", *options, "--data-dir", str(data)]) == 65
+        told = capsys.readouterr()
+        assert told.out == ""
+        (line,) = told.err.splitlines()
+        assert line.startswith(f"radiator: {place}: ")
+        assert line.endswith("move it away by hand while no broker runs; a broker makes it anew")
+    assert contents(data) == before
+    place.rename(data.parent / "aside")
+    assert run(["store", "check", "--data-dir", str(data)]) == 0
+    assert run(["store", "repair", "--data-dir", str(data)]) == 0
+    assert ids(data, capsys) == whole
     make(data).close()
 
 

@@ -13,7 +13,7 @@ from radiator.store.file.cache import read_index
 from radiator.store.file.damage import is_damage
 from radiator.store.file.ledger import FileQueue
 from radiator.store.file.segment import Segment, address_of
-from radiator.store.file.views import QueueView, Survey
+from radiator.store.file.views import PLACES, QueueView, Survey
 
 __all__ = ["hold_index"]
 
@@ -52,7 +52,7 @@ def hold_index(found: Survey) -> None:
             why = str(error)
     if why:
         found.find("index", names.index, f"the saved index is ignored by a start: {why}", damage=False)
-    elif any(finding.damage for finding in found.findings):
+    elif any(finding.damage and finding.kind not in PLACES for finding in found.findings):
         what = "the saved index is used by a start; it was not held against the log, which is damaged"
         found.find("index", names.index, what, damage=False)
     elif differences:

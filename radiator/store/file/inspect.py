@@ -31,7 +31,7 @@ from radiator.store.file.recovery import recover
 from radiator.store.file.salvage import Batch
 from radiator.store.file.segment import OPENING_OFFSET, where
 from radiator.store.file.survey import survey
-from radiator.store.file.views import Finding, QueueView, SegmentView, Survey, no_progress
+from radiator.store.file.views import PLACES, Finding, QueueView, SegmentView, Survey, no_progress
 
 __all__ = ["Checked", "Entry", "check", "entries", "records", "stats", "would_start"]
 
@@ -115,6 +115,9 @@ def check(fsio: Fsio, names: Names, *, deep: bool = False, progress: Progress = 
                 refusal = f"{damage[0].path}: {damage[0].what}"
             if refusal is not None and not damage:
                 found.find("start", names.log, refusal)
+            for finding in damage:
+                if refusal is None and finding.kind in PLACES:
+                    refusal = f"{finding.path}: {finding.what}"
             hold_index(found)
             damage = [finding for finding in found.findings if finding.damage]
         except BaseException:

@@ -31,7 +31,7 @@ from radiator.store.file.inspect import would_start
 from radiator.store.file.record import BatchWriter, decode_message, decode_references, encode_segment_header
 from radiator.store.file.recovery import HOLE, QUEUE_HOLE
 from radiator.store.file.segment import OPENING_OFFSET, address_of, write_whole
-from radiator.store.file.survey import require_store, survey
+from radiator.store.file.survey import misplaced, require_store, survey
 from radiator.store.file.views import Finding, QueueView, Survey, joined, no_progress
 from radiator.store.file.watermark import Watermark, write_watermark
 
@@ -77,7 +77,10 @@ class Plan(NamedTuple):
 
 
 class Repaired(NamedTuple):
-    """The plan, and whether it was carried out; `segments` are the numbers of the new segments."""
+    """The plan, and whether it was carried out; `segments` are the numbers of the new segments.
+
+    There is none where nothing but a spare was in the way.
+    """
 
     plan: Plan
     done: bool
@@ -100,6 +103,8 @@ def repair(
     """
     require_store(fsio, names)  # else not even a lock is made
     check_finished(fsio, names)
+    for _, path, what in misplaced(fsio, names):
+        raise StoreDamaged(f"{path}: {what}")
     try:
         lock = DirectoryLock(fsio, names)
     except StoreFailed as error:
@@ -130,6 +135,7 @@ def _repair(
 ) -> Repaired:
     first: Plan | None = None
     made: list[int] = []
+    rounds = 0
     while True:
         found = survey(fsio, names, deep=True, aside=False, progress=progress)
         try:
@@ -146,10 +152,14 @@ def _repair(
                     return Repaired(plan, False, made)
             elif not plan.damage:
                 break
-            elif made[-1] in plan.broken or len(made) > len(first.broken) + 1:
+            elif not set(made[-1:]).isdisjoint(plan.broken) or rounds > len(first.broken) + 1:
                 finding = plan.damage[0]
                 raise StoreDamaged(f"{finding.path}: {finding.what}: still so after it was mended; mend the disk first")
-            made.append(_Repair(found, plan, wall_ms, copy_bytes, progress).run())
+            rounds += 1
+            if _only_spares(plan.damage):
+                _move_odd(fsio, names, found.odd)
+            else:
+                made.append(_Repair(found, plan, wall_ms, copy_bytes, progress).run())
         finally:
             found.close()
     refusal = would_start(fsio, names, found.store_id, progress)
@@ -181,13 +191,18 @@ def _plan(found: Survey) -> Plan:
     if broken:
         files = ", ".join(os.path.basename(found.segments[number].file.path) for number in broken)
         steps.append(f"copy {max(copies, 0)} messages out of {files}, and move these to {names.quarantine}")
-    if damage:
+    if damage and not _only_spares(damage):
         steps.append("write a new segment that says what is left")
     steps += [f"move {path}, which cannot be used, to {names.quarantine}" for path in found.odd]
     if "format" in kinds:
         steps.append(f"write {names.format} anew")
     unknown = [Unknown(queue.name, queue.number, first) for queue, first in found.unknown]
     return Plan(damage, gone, broken, max(copies, 0), found.uncertain, unknown, steps)
+
+
+def _only_spares(damage: list[Finding]) -> bool:
+    """Then the log is whole, and no segment is written: a full disk must not keep a store from its spares."""
+    return {finding.kind for finding in damage} == {"spare"}
 
 
 def _check_possible(found: Survey) -> None:
@@ -253,11 +268,7 @@ class _Repair:
         except BaseException:
             _discard(fsio, kept)  # the originals are in their places, and the disk may be full
             raise
-        for path in found.odd:
-            fsio.rename(path, _free_name(fsio, path, names.quarantine))
-        if found.odd:
-            fsio.sync_directory(names.quarantine)
-            fsio.sync_directory(names.directory)
+        _move_odd(fsio, names, found.odd)
         mark = found.watermark
         sequence = mark.sequence + 1 if mark is not None else 1
         write_watermark(
@@ -374,6 +385,18 @@ class _Repair:
         data.release()
         writer.clear()
         return end
+
+
+def _move_odd(fsio: Fsio, names: Names, paths: list[str]) -> None:
+    """Move to quarantine/ what cannot be used."""
+    if not paths:
+        return
+    fsio.make_directory(names.quarantine)
+    for path in paths:
+        fsio.rename(path, _free_name(fsio, path, names.quarantine))
+    fsio.sync_directory(names.quarantine)
+    for folder in sorted({os.path.dirname(path) for path in paths} | {names.directory}):
+        fsio.sync_directory(folder)
 
 
 def _discard(fsio: Fsio, paths: list[str]) -> None:

@@ -3,12 +3,15 @@
 It must never write, never stop at damage, and never call that damage of which the system gave no look (see `damage`):
 OSError is raised then. Called by: `inspect`, `repair`.
 
-    survey   FORMAT, watermark, the headers of all segments (here) ▸ what the log says (`replay`) ▸ what was set aside
+    survey   FORMAT, watermark, the headers of all segments (here) ▸ what the log says (`replay`) ▸ what a start needs
+             beside the log ▸ what was set aside
 """
 
 from __future__ import annotations
 
+import errno
 from collections import Counter
+from collections.abc import Iterator
 
 from radiator.errors import CorruptRecord, StoreDamaged, StoreFailed
 from radiator.store.base import Progress
@@ -18,10 +21,11 @@ from radiator.store.file.fsio import Fsio, naming
 from radiator.store.file.record import BLOCK, SegmentHeader, decode_segment_header
 from radiator.store.file.replay import Replay
 from radiator.store.file.salvage import SegmentFile
+from radiator.store.file.spares import SPARES
 from radiator.store.file.views import SegmentView, Survey, no_progress
 from radiator.store.file.watermark import read_watermark
 
-__all__ = ["require_store", "survey"]
+__all__ = ["misplaced", "require_store", "survey"]
 
 
 def survey(
@@ -36,6 +40,7 @@ def survey(
     try:
         _open(found, deep)
         Replay(found, deep, progress).run()
+        _places(found)
         unfinished = [finding for finding in found.findings if finding.kind == "unfinished"]
         if unfinished:
             found.findings = unfinished  # what is not there yet is not lost
@@ -199,6 +204,55 @@ def _watermark(found: Survey) -> None:
         number = mark.address >> 32
         what = f"it is missing: the watermark says that it was synced up to offset {mark.address & 0xFFFFFFFF}"
         found.find("missing-segment", names.segment(number), what, segment=number)
+
+
+def misplaced(fsio: Fsio, names: Names) -> Iterator[tuple[str, str, str]]:
+    """Of the lock and quarantine/: kind, path and what is wrong with each that a broker does not start beside.
+
+    No repair moves them away: it needs both itself.
+    """
+    advice = "move it away by hand while no broker runs; a broker makes it anew"
+    try:
+        fsio.list_directory(names.lock)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        yield "lock", names.lock, f"it cannot be locked: {error.strerror}; {advice}"
+    else:
+        yield "lock", names.lock, f"it cannot be locked: this is a directory; {advice}"
+    try:
+        fsio.list_directory(names.quarantine)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        if not is_damage(error):
+            raise
+        yield "quarantine", names.quarantine, f"it cannot be used as a directory: {error.strerror or error}; {advice}"
+
+
+def _places(found: Survey) -> None:
+    """What a start needs beside the log: the lock, quarantine/, and nothing but files where the spares are."""
+    fsio, names = found.fsio, found.names
+    for kind, path, what in misplaced(fsio, names):
+        found.find(kind, path, what)
+    for path in map(names.spare, range(1, SPARES + 1)):
+        try:
+            fd = fsio.open(path)
+            try:
+                with naming(path):
+                    fsio.read(fd, 0, BLOCK)
+            finally:
+                fsio.close(fd)
+        except (FileNotFoundError, NotADirectoryError):
+            continue  # none is fine, and log/ was looked at
+        except OSError as error:
+            if not is_damage(error):
+                raise
+            found.odd.append(path)
+            what = f"it cannot be used as a spare: {error.strerror or error}; `radiator store repair` moves it to "
+            found.find("spare", path, f"{what}quarantine/, and a broker makes another one")
 
 
 def _note_quarantine(found: Survey) -> None:

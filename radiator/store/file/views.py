@@ -15,9 +15,13 @@ from radiator.store.file.index import QueueIndex
 from radiator.store.file.salvage import SegmentFile
 from radiator.store.file.watermark import Watermark
 
-__all__ = ["Finding", "QueueView", "Range", "SegmentView", "Survey", "joined", "no_progress"]
+__all__ = ["PLACES", "Finding", "QueueView", "Range", "SegmentView", "Survey", "joined", "no_progress"]
 
 Range = tuple[int, int]
+
+PLACES = frozenset(("lock", "quarantine", "spare"))
+"""The kinds of the findings that count as damage and touch no message: what a start needs beside the log."""
+
 _MANY = 1 << 16
 _MESSAGE_WINDOW = 1 << 16
 """Neighbours are likely to be wanted next, but a queue may also be all over the log."""
