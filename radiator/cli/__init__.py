@@ -9,6 +9,7 @@ import sys
 __all__ = ["main"]
 
 EX_CONFIG = 78
+EX_INTERRUPTED = 128 + signal.SIGINT
 
 
 def _exit_at_once(number: int, _: object) -> None:
@@ -37,6 +38,8 @@ def main() -> None:
     try:
         # Not at the top: this import reads RADIATOR_SPEEDUPS, and a wrong value deserves a line, not a traceback.
         from radiator.cli.commands import run
+    except KeyboardInterrupt:
+        sys.exit(EX_INTERRUPTED)  # as in `run`
     except (ImportError, ValueError) as error:
         if "RADIATOR_SPEEDUPS" not in str(error):
             raise

@@ -191,6 +191,31 @@ def test_the_process_itself(tmp_path: Path) -> None:
     assert radiator_command("--nonsense").returncode == 64
 
 
+INTERRUPTED_IMPORT = """
+import sys
+
+class Interrupted:
+    def find_spec(self, name, *rest):
+        if name == "radiator.cli.commands":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupted())
+from radiator.cli import main
+main()
+"""
+
+
+def test_an_interrupt_while_the_command_is_loaded() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_IMPORT],
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(Path(radiator.__file__).parents[1])},
+        timeout=20,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
 def test_a_wrong_switch_is_told_in_a_line() -> None:
     done = radiator_command("--version", RADIATOR_SPEEDUPS="maybe")
     assert done.returncode == 78
