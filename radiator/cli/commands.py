@@ -23,6 +23,7 @@ from radiator.cli.receive import receive
 from radiator.cli.send import send
 from radiator.cli.serve import serve
 from radiator.cli.store import store
+from radiator.cli.terminal import printable
 from radiator.errors import RadiatorError
 
 __all__ = ["radiator", "run"]
@@ -126,7 +127,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         error.show()
         code = EX_IOERR
     except RadiatorError as error:
-        click.echo(f"radiator: {error}", err=True)
+        click.echo(printable(f"radiator: {error}"), err=True)
         code = error.exit_code
     except BrokenPipeError:
         code = _output_closed()

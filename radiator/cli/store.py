@@ -19,6 +19,7 @@ from rich.table import Table
 from radiator.cli.store_change import repair, restore, snapshot
 from radiator.cli.store_dump import dump
 from radiator.cli.store_options import count_text, iso_time, ranges_text, store_names, store_options, work_bar
+from radiator.cli.terminal import printable
 from radiator.config.values import format_size
 from radiator.store.file import inspect
 from radiator.store.file.fsio import RealFsio
@@ -66,7 +67,7 @@ def check(deep: bool, as_json: bool, data_dir: str | None, file: str | None) -> 
                 f"{names.directory}: {messages} in {queues}, {segments}, {totals['log_bytes']} bytes, "
                 f"{found.batches} batches read{', all payloads' if deep else ''}"
             )
-            click.echo(_verdict(checked))
+            click.echo(printable(_verdict(checked)))
     finally:
         found.close()
     return EX_DATAERR if checked.damage else 0
@@ -105,7 +106,7 @@ def _line(finding: Finding) -> str:
         if finding.ids:
             about += f", message {ranges_text(finding.number, finding.ids)}"
         about += "]"
-    return f"{'damage' if finding.damage else 'note'}: {place}: {finding.what}{about}"
+    return printable(f"{'damage' if finding.damage else 'note'}: {place}: {finding.what}{about}")
 
 
 def _object(finding: Finding) -> dict[str, Any]:
@@ -143,7 +144,7 @@ def _print_stats(told: dict[str, Any]) -> None:
     for title in ("messages", "bytes", "oldest"):
         table.add_column(title, justify="right")
     for row in told["queues"]:
-        table.add_row(row["queue"], f"{row['messages']}", f"{row['bytes']}", _age(row["oldest_ms"], now))
+        table.add_row(printable(row["queue"]), f"{row['messages']}", f"{row['bytes']}", _age(row["oldest_ms"], now))
     _echo_table(console, table)
     table = Table("segment", box=SIMPLE_HEAD)
     for title in ("bytes", "messages", "live bytes", "live"):
@@ -157,7 +158,9 @@ def _print_stats(told: dict[str, Any]) -> None:
             f"{row['live_messages']}",
             f"{row['live_bytes']}",
             f"{100 * row['live_bytes'] // max(1, row['bytes'])} %",
-            f"{pin['queue']} {pin['number']}-{pin['id']}, {_age(pin['arrival_ms'], now)}" if pin else row["role"],
+            f"{printable(pin['queue'])} {pin['number']}-{pin['id']}, {_age(pin['arrival_ms'], now)}"
+            if pin
+            else row["role"],
         )
     _echo_table(console, table)
     totals = told["totals"]
@@ -168,9 +171,10 @@ def _print_stats(told: dict[str, Any]) -> None:
     pins = [row for row in told["segments"] if row["pinned_by"]]
     if pins:
         pin = pins[0]["pinned_by"]
+        arrival = iso_time(pin["arrival_ms"]) or "an unknown time"
         click.echo(
             f"oldest segment {pins[0]['segment']:08d} ({format_size(pins[0]['bytes'])}) is held by message "
-            f"{pin['number']}-{pin['id']} of {pin['queue']}, from {iso_time(pin['arrival_ms']) or 'an unknown time'}"
+            f"{pin['number']}-{pin['id']} of {printable(pin['queue'])}, from {arrival}"
         )
 
 

@@ -12,6 +12,7 @@ import time
 import click
 
 from radiator.cli.store_options import count_text, store_names, store_options, work_bar
+from radiator.cli.terminal import printable
 from radiator.store.file import repair as mending
 from radiator.store.file import snapshot as copying
 from radiator.store.file.format import Names
@@ -62,7 +63,7 @@ def repair(yes: bool, as_json: bool, data_dir: str | None, file: str | None) -> 
 
 def _say(text: str, as_json: bool) -> None:
     """For people; where the output belongs to a program, on standard error."""
-    click.echo(text, err=as_json)
+    click.echo(printable(text), err=as_json)
 
 
 def _print_plan(names: Names, plan: mending.Plan, as_json: bool, yes: bool) -> None:
@@ -80,14 +81,15 @@ def _print_plan(names: Names, plan: mending.Plan, as_json: bool, yes: bool) -> N
         total = sum(gone.last - gone.first + 1 for gone in plan.gone)
         for gone in plan.gone[:_SHOWN]:
             last = "" if gone.first == gone.last else f" to {gone.number}-{gone.last}"
-            click.echo(f"gone: {gone.queue}: message {gone.number}-{gone.first}{last} ({gone.why})")
+            _say(f"gone: {gone.queue}: message {gone.number}-{gone.first}{last} ({gone.why})", as_json)
         if len(plan.gone) > _SHOWN:
             click.echo(f"gone: {len(plan.gone) - _SHOWN} ranges more; --json lists all")
         click.echo(f"{count_text(total, 'message')} gone")
         for unknown in plan.unknown[:_SHOWN]:
-            click.echo(
+            _say(
                 f"unknown: {unknown.queue}: message {unknown.number}-{unknown.first} and later ones may have been "
-                "there, and are gone: nothing that is readable tells of them"
+                "there, and are gone: nothing that is readable tells of them",
+                as_json,
             )
         if len(plan.unknown) > _SHOWN:
             click.echo(f"unknown: {len(plan.unknown) - _SHOWN} queues more; --json lists all")

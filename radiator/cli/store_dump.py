@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from radiator.cli.store_options import iso_time, store_names, store_options, work_bar
-from radiator.cli.terminal import progress_bar
+from radiator.cli.terminal import printable, progress_bar
 from radiator.errors import ProtocolError
 from radiator.message import Message
 from radiator.stomp.frame import unescape
@@ -49,7 +49,7 @@ def dump(queue: str | None, bodies: bool, dead: bool, records: bool, data_dir: s
     try:
         damage = [finding for finding in found.findings if finding.damage]
         for finding in damage:
-            click.echo(f"radiator: damage: {_place(finding)}: {finding.what}", err=True)
+            click.echo(printable(f"radiator: damage: {_place(finding)}: {finding.what}"), err=True)
         if queue is not None and all(view.name != queue for view in found.queues.values()):
             click.echo(f"radiator: there is no queue {queue!r} in this store", err=True)
         unreadable = _records(found) if records else _messages(found, queue, bodies, dead)

@@ -19,7 +19,16 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from radiator.config.schema import Address, Fsync
 from radiator.config.values import parse_address, parse_fsync
 
-__all__ = ["ADDRESS", "BROKER_ADDRESS", "DESTINATION", "FSYNC", "broker_option", "progress_bar", "wait_option"]
+__all__ = [
+    "ADDRESS",
+    "BROKER_ADDRESS",
+    "DESTINATION",
+    "FSYNC",
+    "broker_option",
+    "printable",
+    "progress_bar",
+    "wait_option",
+]
 
 BROKER_ADDRESS = "127.0.0.1:61613"
 
@@ -100,3 +109,8 @@ def progress_bar(what: str, total: int | None) -> Iterator[Callable[[int], None]
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(what, total=total)
         yield lambda done: progress.update(task, completed=done)
+
+
+def printable(text: str) -> str:
+    """`text` for an operator's terminal, which names from clients must not rule: escapes for all but print and LF."""
+    return "".join(each if each.isprintable() or each == "\n" else ascii(each)[1:-1] for each in text)

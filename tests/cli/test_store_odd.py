@@ -467,6 +467,38 @@ def test_an_output_that_is_closed_or_full(arguments: list[str], data: Path) -> N
         assert (process.returncode, told) == (74, "")
 
 
+def test_a_name_that_would_rule_the_terminal(tmp_path: Path, capsys: Output) -> None:
+    """Whoever sends chooses the names of queues: control characters, also those of ISO 6429, are none of the output."""
+    name = "/queue/\x9b2J\x1b]0;a\u202eb\u00fc"
+    shown = "/queue/\\x9b2J\\x1b]0;a\\u202eb\u00fc"
+    data = tmp_path / "data"
+    store = make(data)
+    put(store, name, b"1 x" + b"x" * 200)
+    store.close()
+    assert run(["store", "stats", "--data-dir", str(data)]) == 0
+    assert capsys.readouterr().out.count(shown) == 3
+    assert run(["store", "stats", "--json", "--data-dir", str(data)]) == 0
+    assert json.loads(capsys.readouterr().out)["queues"][0]["queue"] == name
+    path = log_files(data)[0]
+    broken = bytearray(path.read_bytes())
+    broken[broken.index(b"x" * 100) + 50] ^= 1
+    path.write_bytes(broken)
+    assert run(["store", "check", "--deep", "--data-dir", str(data)]) == 65
+    told = capsys.readouterr().out
+    assert f"[queue {shown}, message" in told
+    assert all(character.isprintable() for character in told.replace("\n", ""))
+    assert run(["store", "check", "--deep", "--json", "--data-dir", str(data)]) == 65
+    assert name in [json.loads(line).get("queue") for line in capsys.readouterr().out.splitlines()]
+    assert run(["store", "repair", "--data-dir", str(data)]) == 65
+    told = capsys.readouterr().out
+    assert f"gone: {shown}: message" in told
+    assert all(character.isprintable() for character in told.replace("\n", ""))
+    path.unlink()
+    assert run(["store", "dump", "--data-dir", str(data)]) == 65
+    told = capsys.readouterr().err
+    assert all(character.isprintable() for character in told.replace("\n", ""))
+
+
 def test_an_interrupt_of_a_repair_leaves_a_store_to_repair(data: Path, tmp_path: Path, capsys: Output) -> None:
     """Whenever it comes: the plan is out when the work begins, so this is after the one and maybe in the other."""
     whole = set(ids(data, capsys))
