@@ -86,7 +86,7 @@ class Fsio(Protocol):
     def link(self, source: str, target: str) -> None:
         """Give a file one name more, maybe in another directory. FileExistsError where `target` is one already.
 
-        Where `source` is a symbolic link the file that it leads to: a link to that would be no copy of anything.
+        Where `source` is a symbolic link to a file, that file: a link to the link would be no copy of anything.
         """
 
     def unlink(self, path: str) -> None:
@@ -239,7 +239,7 @@ class RealFsio:
         os.rename(source, target)
 
     def link(self, source: str, target: str) -> None:
-        os.link(os.path.realpath(source), target)
+        os.link(os.path.realpath(source) if os.path.isfile(source) else source, target)
 
     def unlink(self, path: str) -> None:
         os.unlink(path)
