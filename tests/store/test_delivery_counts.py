@@ -84,6 +84,17 @@ def test_on_a_full_disk_they_may_be_low() -> None:
     assert sum("spare-" in path for path in disk.contents()) == 3
 
 
+def test_a_stop_without_spares_ends_well_on_a_disk_that_is_full_unseen() -> None:
+    disk = new_disk()
+    store = filled(disk)
+    give_back_one(store)
+    for path in [path for path in disk.contents() if "spare-" in path]:
+        disk.unlink(path)
+    store._spares._ready.clear()
+    disk.capacity = disk.used()
+    store.close()
+
+
 def test_a_crash_in_that_stop_loses_nothing_else() -> None:
     disk = new_disk()
     store = filled(disk)

@@ -545,12 +545,12 @@ class Log:
         """Wait until everything appended is on the disk, sync it whatever the policy, and say where the log ends.
 
         How often messages were delivered is only said by an opening batch; where that is news, and `restate`, the log
-        gets a last segment, unless the disk is full. Returns what it said; None where nothing was written, so that the
-        directory is as it was found.
+        gets a last segment, unless it may find no room. Returns what was said; None where nothing was written, so that
+        the directory is as it was found.
         """
         self.flush()
         self._wait()
-        if restate and self._ledger.recounted and not self._spares.full:
+        if restate and self._ledger.recounted and not self._spares.full and self._spares.path() is not None:
             self._begin_birth()
             self._wait()
         if not self._ours:
