@@ -378,7 +378,9 @@ cdef class BatchWriter:
                 if settled[at].id - settled[at - 1].id > 1:
                     count += 1
                 at += 1
-            head = self.begin(type_settled, settled_head, range_bytes * count, count, settled[begin].queue, settled[begin].reason)
+            head = self.begin(
+                type_settled, settled_head, range_bytes * count, count, settled[begin].queue, settled[begin].reason
+            )
             place = head + settled_head
             store_u64(place, settled[begin].id)
             begin += 1
