@@ -116,6 +116,7 @@ class Broker:
             raise ConfigError(f"limits.queues is {config.limits.queues}, but there are {len(self.queues)} queues")
         if file_store is not None:
             file_store.durable = self.durable
+            file_store.resumed = self.resumed
 
     def client(self, peer: Peer) -> Client:
         """The broker's side of a new connection whose session is `peer`."""
@@ -335,9 +336,13 @@ class Broker:
             # Also where the client is closed: a session that ends still gives out the receipts it owes.
             waiters.popleft()[1].peer.release_receipts(number)
         if self._stuck:
-            stuck, self._stuck = self._stuck, []
-            for queue in stuck:
-                queue.mark()
+            self.resumed()
+
+    def resumed(self) -> None:
+        """What the file store refused may be tried again: dead letters, also those of memory queues."""
+        stuck, self._stuck = self._stuck, []
+        for queue in stuck:
+            queue.mark()
 
     def _catch_up(self) -> None:
         """Apply what is not waiting for the disk any more, as far as this turn may; the next goes on."""

@@ -99,6 +99,8 @@ class Store(ABC):
 
     durable: Callable[[int], None]
     committed: int
+    resumed: Callable[[], None]
+    """Called where what was Refused for want of room may be tried again."""
 
     @abstractmethod
     def open(self, now: float, wall_ms: int, progress: Progress) -> None:

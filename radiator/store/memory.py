@@ -148,6 +148,7 @@ class MemoryStore(Store):
 
     def __init__(self) -> None:
         self.durable: Callable[[int], None] = _nobody
+        self.resumed: Callable[[], None] = lambda: None
         self.committed = 0
         self._queues: dict[str, MemoryQueue] = {}
         self._next_number = FIRST_NUMBER

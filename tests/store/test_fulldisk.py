@@ -875,3 +875,71 @@ def test_no_write_is_behind_what_was_reserved(monkeypatch: Any) -> None:
         if rng.random() < 0.4:
             turn(store.store)
     turn(store.store)
+
+
+def test_copies_that_come_to_no_end_leave_a_spare_for_the_acks() -> None:
+    """On a full disk each life settles one message, copies for a moment and is killed: its copies pin its segment."""
+    segment = 16 * SEGMENT
+    disk = new_disk()
+    disk.capacity = 8 * segment + 100000
+
+    def start(disk: SimDisk) -> FileStore:
+        syncer, jobs = InlineSyncer(disk), InlineJobs()
+        store = FileStore(
+            DIRECTORY, segment_bytes=segment, buffer_bytes=16384, fsio=disk, syncer=syncer, jobs=jobs, entropy=bytes
+        )
+        store.open(0.0, 1)
+        return store
+
+    store = start(disk)
+    queue = store.declare("/queue/a")
+    unit = Unit()
+    unit.put(Message(12, True, b"d:x\n", bytes(900)), [queue])
+    count = 0
+    while not store._spares.full:
+        store.append(unit)
+        count += 1
+        if count % 15 == 0:
+            turn(store)
+    for _ in range(5):
+        turn(store)
+    steal(disk)
+    now = 0.0
+    held: list[Delivery] = [Delivery(queue, 1, 0, None)]
+    while held and not store._reclaim.copied_bytes:
+        held = store.claim(queue, 5, 1 << 20)
+        for delivery in held:
+            if delivery.id % 8 and delivery.id < count - 20:
+                store.settle(queue, delivery.id)
+        now += 0.005
+        store.tick(now)
+        turn(store)
+    for _ in range(8):
+        disk = disk.survive()
+        store = start(disk)
+        queue = store.declare("/queue/a")
+        while not (held := store.claim(queue, 1, 1)):
+            turn(store)
+        number = store.settle(queue, held[0].id)
+        turn(store)
+        turn(store)
+        for tick in (1, 2):
+            store.tick(0.1 * tick)
+            turn(store)
+        assert store.committed >= number
+
+
+def test_when_there_is_room_again_whoever_waits_is_told() -> None:
+    """Dead letters of a memory queue stand in no queue of this store: only this lets the broker try them again."""
+    disk = new_disk()
+    owner = Owner(disk, stop_free=4096)
+    owner.put(b"x")
+    told: list[str] = []
+    owner.store.resumed = lambda: told.append("resumed")
+    disk.capacity = disk.used()
+    owner.second(2)
+    assert owner.events == [FULL]
+    disk.capacity = None
+    owner.second(3)
+    assert owner.events == [FULL, ROOM]
+    assert told == ["resumed"]

@@ -314,6 +314,7 @@ def test_short_and_foreign_segments_are_found_all_the_same() -> None:
 
 def test_damage_in_the_newest_segment_is_found_all_the_same() -> None:
     disk, store = busy()
+    store._ledger.recounted = False  # else the newest would hold no message
     store.close()
     tail = max(store._ledger.segments)
     path = f"{DIRECTORY}/log/{tail:08d}.seg"
@@ -378,9 +379,9 @@ def fail_on_index(patch: pytest.MonkeyPatch, disk: SimDisk, number: int) -> None
 
 def test_a_small_log_has_none() -> None:
     disk, store = busy(index_from=INDEX_FROM)
-    total = sum(segment.end for segment in store._ledger.segments.values())
     store.close()
     assert INDEX not in disk.contents()
+    total = sum(segment.end for segment in new_store(disk)._ledger.segments.values())
     disk, store = busy(index_from=total)
     store.close()
     assert INDEX not in disk.contents()

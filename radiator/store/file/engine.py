@@ -93,6 +93,7 @@ class FileStore(Store):
         if not 0 < segment_bytes <= _LARGEST_SEGMENT or buffer_bytes <= 0:
             raise ValueError(f"segment_bytes is {segment_bytes}: it must be positive and at most {_LARGEST_SEGMENT}")
         self.durable: Callable[[int], None] = _nobody
+        self.resumed: Callable[[], None] = _idle
         self.committed = 0
         self._names = Names(directory)
         self._policy: Policy = fsync
@@ -378,6 +379,7 @@ class FileStore(Store):
         if self._opened:
             for queue in self._by_name.values():
                 queue.on_ready()
+            self.resumed()  # those of other engines' queues are in no list here
 
     def tick(self, now: float) -> float | None:
         log = self._log
@@ -409,9 +411,8 @@ class FileStore(Store):
                 self._scrub.stop()
             if self._opened and self._log.failed is None:
                 self._reclaim.stop()
-                saves = sum(segment.end for segment in self._ledger.segments.values()) > self._index_from
-                mark = self._log.stop(restate=not saves)  # an index has the delivery counts too
-                if mark is not None and saves and not self._spares.full:
+                mark = self._log.stop()
+                if mark is not None:
                     self._save_index(mark)
         finally:
             self._syncer.close()
@@ -425,6 +426,8 @@ class FileStore(Store):
     def _save_index(self, mark: Watermark) -> None:
         """The stop is done, and says so on the disk; what follows only makes the next start short."""
         ledger, names, fsio = self._ledger, self._names, self._fsio
+        if self._spares.full or sum(segment.end for segment in ledger.segments.values()) <= self._index_from:
+            return
         reason = save_index(fsio, names, self._store_id, ledger, mark, self._clock, keep_free=self._stop_free)
         if reason is not None:
             self._report("index was not saved: the next start reads the whole log", path=names.index, reason=reason)
@@ -437,6 +440,10 @@ class FileStore(Store):
 
 def _nobody(number: int) -> None:
     """The listener of a store that nobody waits for."""
+
+
+def _idle() -> None:
+    """Nobody waits for room."""
 
 
 def _ignore(event: str, **fields: Any) -> None:

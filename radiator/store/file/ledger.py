@@ -259,7 +259,6 @@ class Ledger:
 
     def state_into(self, writer: BatchWriter) -> None:
         """Write all of this as an opening batch."""
-        self.recounted = False
         writer.next_queue(self.next_queue)
         for number, queue in sorted(self.queues.items()):
             index = queue.index

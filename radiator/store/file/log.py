@@ -293,11 +293,12 @@ class Log:
         """May what lives in `victim` be written again, so that the segment can go?
 
         On a full disk only where that fits behind what is written, and gives a spare back: the victim has no other
-        name, and is large enough. Blocks that are only free another program may take, and the copies pin a spare.
+        name, and is large enough. Blocks that are only free another program may take, and the copies pin a spare: also
+        those of a copying that never comes to its end, since the broker is stopped or killed.
         """
         if not self._spares.full:
             return True
-        if self._fsio.size(victim.fd) < self._spares.least:
+        if not self._spares.may_be_pinned or self._fsio.size(victim.fd) < self._spares.least:
             return False
         room = self.tail.allocated - self.tail.end - 4 * BLOCK if self._ours else 0
         return victim.live_bytes + victim.live_bytes // 8 <= room and self._fsio.links(victim.fd) == 1
@@ -307,7 +308,7 @@ class Log:
 
         Not while that is not the next one, or waits for a birth: the next segment has room for the batch as it was; nor
         where it would be larger than a batch should be. On a full disk only where the newest segment has room for them
-        and for the settlements that come with them: a spare may be too small.
+        and for the settlements that come with them, since a spare may be too small, and may be pinned.
         """
         filling = self.filling
         if self._birth or self.closed or (not filling.empty and filling.size + size > self._batch_bytes):
@@ -316,7 +317,7 @@ class Log:
             return True
         flight = 0 if self._flight is None else len(self._flight.data)
         room = self.tail.allocated - self.tail.end - flight - filling.size
-        return self._ours and size + self._spares.size // 4 <= room
+        return self._ours and self._spares.may_be_pinned and size + self._spares.size // 4 <= room
 
     def completed(self) -> None:
         """Take what the sync worker and the jobs have done, and keep the sync worker at work."""
@@ -362,6 +363,7 @@ class Log:
         number = tail.number + 1
         writer = BatchWriter(self._store_id)
         self._ledger.state_into(writer)
+        self._ledger.recounted = False
         start = address_of(number, OPENING_OFFSET)
         opening = writer.finish(start, start, opening=True)
         # What a segment begins with is at most half of it, or a long list of queues would be all that is written.
@@ -541,16 +543,16 @@ class Log:
             self._run(write, marked, f"{self._names.watermark} cannot be written")
         return now + _QUIET_SECONDS
 
-    def stop(self, *, restate: bool) -> Watermark | None:
+    def stop(self) -> Watermark | None:
         """Wait until everything appended is on the disk, sync it whatever the policy, and say where the log ends.
 
-        How often messages were delivered is only said by an opening batch; where that is news, and `restate`, the log
-        gets a last segment, unless it may find no room. Returns what was said; None where nothing was written, so that
-        the directory is as it was found.
+        How often messages were delivered is only said by an opening batch; where that is news the log gets a last
+        segment, unless it may find no room. Returns what was said; None where nothing was written, so that the
+        directory is as it was found.
         """
         self.flush()
         self._wait()
-        if restate and self._ledger.recounted and not self._spares.full and self._spares.path() is not None:
+        if self._ledger.recounted and not self._spares.full and self._spares.holds(self._opening_bytes()):
             self._begin_birth()
             self._wait()
         if not self._ours:
@@ -565,6 +567,12 @@ class Log:
         except OSError as error:
             self.fail(f"{self._names.segment(tail.number)}: the last sync failed: {error.strerror or error}")
         return mark
+
+    def _opening_bytes(self) -> int:
+        """What a segment that is born now begins with, and a block."""
+        writer = BatchWriter(self._store_id)
+        self._ledger.state_into(writer)
+        return OPENING_OFFSET + writer.size + 2 * BLOCK
 
     def _wait(self) -> None:
         """Until nothing is at the disk, and nothing on its way there."""

@@ -160,6 +160,19 @@ class Spares:
         """The spare that a birth may take, the largest; None where there is none."""
         return self._names.spare(self._largest()) if self._ready else None
 
+    @property
+    def may_be_pinned(self) -> bool:
+        """May messages that live on be written where they pin the newest segment, whose blocks may be a spare's?
+
+        Where all goes wrong from then on, the next start needs a spare for its first ACK, and that segment is dead, and
+        a spare again, only behind the one after it.
+        """
+        return not self.full or len(self._ready) > 1
+
+    def holds(self, length: int) -> bool:
+        """Is there a spare of so many bytes?"""
+        return any(size >= length for size in self._ready.values())
+
     def taken(self) -> None:
         """A birth found the disk full and took the spare of `path`."""
         del self._ready[self._largest()]
