@@ -337,6 +337,32 @@ def test_a_dead_letter_that_finds_no_room_stays_in_flight_until_there_is(trouble
     assert w.broker.stats()["queues"]["/queue/orders.dead"]["put"] == 1
 
 
+def test_a_memory_queues_dead_letter_is_tried_again_when_the_disk_has_space():
+    """None of the file store's queues brings it back, and nothing else may ever be put."""
+    w = world(
+        Destination("/queue/m", "queue", persistent=False, dead_letter="/queue/dead"),
+        Destination("/queue/dead", "queue", persistent=True),
+    )
+    c = w.connect()
+    c.send("/queue/m", "1")
+    c.subscribe("/queue/m")
+    assert c.got() == ["1"]
+    w.disk.full = True
+    c.nack("1", requeue=False)
+    w.broker.dispatch()
+    assert not w.disk.batch
+    mark = c.client.receipt_mark()
+    w.disk.full = False
+    woken = []
+    w.broker.wake = lambda: woken.append(1)
+    w.disk.resumed()  # as the file store does
+    assert woken
+    w.broker.dispatch()
+    w.disk.complete()
+    assert w.ready("/queue/dead") == ["1"]
+    assert w.broker.reached(mark)
+
+
 def test_a_dead_letter_is_tried_again_when_the_disk_has_space_though_nothing_completes():
     w = world(ORDERS)
     c = w.connect()
