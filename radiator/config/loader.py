@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import difflib
 import io
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import Field, replace
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.error import MarkedYAMLError, ReusedAnchorWarning, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from radiator.config.destinations import check_name, complete
@@ -74,7 +75,10 @@ def _compose(data: bytes, path: str) -> Node | None:
         line, column = _place(data[: error.start].decode("utf-8-sig"))
         raise ConfigError(f"{path}:{line}:{column}: the file is not UTF-8") from error
     try:
-        node: Node | None = YAML(typ="rt", pure=True).compose(io.StringIO(text))
+        with warnings.catch_warnings():
+            # YAML 1.2.2, 3.2.2.2: an anchor need not be unique, an alias means the last one before it.
+            warnings.simplefilter("ignore", ReusedAnchorWarning)
+            node: Node | None = YAML(typ="rt", pure=True).compose(io.StringIO(text))
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)

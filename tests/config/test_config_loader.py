@@ -380,3 +380,10 @@ def test_nearly_yaml_is_a_config_or_a_config_error(text: str) -> None:
         assert isinstance(parse_config(text.encode(), "noise"), Config)
     except ConfigError as error:
         assert str(error).startswith("noise:")  # noqa: PT017 - either outcome is right
+
+
+def test_an_anchor_may_be_used_again() -> None:
+    """Without a warning on the operator's terminal; an alias means the one before it."""
+    text = b"limits: {frame: &a 4MiB, transaction: *a}\ncreate: &a false\n"
+    config = parse_config(text, "again")
+    assert (config.limits.frame, config.limits.transaction, config.create) == (4 << 20, 4 << 20, False)
