@@ -569,7 +569,7 @@ class Log:
         return mark
 
     def _opening_bytes(self) -> int:
-        """What a segment that is born now begins with, and a block."""
+        """How long a segment is that is born now, with two blocks to spare, in bytes."""
         writer = BatchWriter(self._store_id)
         self._ledger.state_into(writer)
         return OPENING_OFFSET + writer.size + 2 * BLOCK
