@@ -7,13 +7,10 @@ a fixed control loop (so that nobody wins the first gate by slowing it), and sli
 
 from __future__ import annotations
 
-import importlib
-import os
-import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
+from kernel_gates import GATE, load_twin, ratio
 
 MODULES = {"pure": "radiator.stomp.frame_pure", "compiled": "radiator._speedups.frame"}
 FRAMES = 400
@@ -24,26 +21,13 @@ SEND = (
 )
 BLOCK = b"destination:/queue/orders\ncontent-type:text/plain\n"
 BODY = b"x" * 100
-ROUNDS = 15
-GATE = 2.0
-"""How many times as fast as the pure twin the compiled one must be."""
 CONTROL_GATE = 5.0
 """How many times as long as its control loop the pure twin may take; measured here: 3.6 (parser), 1.3 (encoder)."""
 
 
-def load(which: str) -> Any:
-    """The module of one twin."""
-    try:
-        return importlib.import_module(MODULES[which])
-    except ImportError:
-        if which == "compiled" and os.environ.get("RADIATOR_SPEEDUPS") != "require":
-            pytest.skip("the compiled twin is not built")
-        raise
-
-
 @pytest.fixture(params=MODULES)
 def twin(request: pytest.FixtureRequest) -> Any:
-    return load(request.param)
+    return load_twin(MODULES, request.param)
 
 
 def parse(twin: Any, data: bytes) -> int:
@@ -108,17 +92,6 @@ def control_encode() -> bytes:
     return wire
 
 
-def ratio(slow: Callable[[], object], fast: Callable[[], object]) -> float:
-    """How many times as long `slow` takes: best of interleaved rounds, so that a busy machine hits both."""
-    times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(ROUNDS):
-        for call, taken in zip((slow, fast), times, strict=True):
-            start = time.perf_counter()
-            call()
-            taken.append(time.perf_counter() - start)
-    return min(times[0]) / min(times[1])
-
-
 def test_parse(benchmark: Any, twin: Any) -> None:
     benchmark.extra_info["frames"] = FRAMES
     assert benchmark(parse, twin, SEND * FRAMES) == FRAMES
@@ -137,23 +110,23 @@ def test_encode_receipt(benchmark: Any, twin: Any) -> None:
 
 
 def test_the_compiled_parser_is_twice_as_fast() -> None:
-    pure, compiled, data = load("pure"), load("compiled"), SEND * FRAMES
+    pure, compiled, data = load_twin(MODULES, "pure"), load_twin(MODULES, "compiled"), SEND * FRAMES
     assert ratio(lambda: parse(pure, data), lambda: parse(compiled, data)) >= GATE
 
 
 def test_the_compiled_encoder_is_twice_as_fast() -> None:
-    pure, compiled = load("pure"), load("compiled")
+    pure, compiled = load_twin(MODULES, "pure"), load_twin(MODULES, "compiled")
     assert ratio(lambda: encode(pure), lambda: encode(compiled)) >= GATE
 
 
 def test_the_pure_parser_keeps_up_with_its_control() -> None:
-    pure, data = load("pure"), SEND * FRAMES
+    pure, data = load_twin(MODULES, "pure"), SEND * FRAMES
     assert control_parse(data) == parse(pure, data)
     assert ratio(lambda: parse(pure, data), lambda: control_parse(data)) <= CONTROL_GATE
 
 
 def test_the_pure_encoder_keeps_up_with_its_control() -> None:
-    pure = load("pure")
+    pure = load_twin(MODULES, "pure")
     assert control_encode() == encode(pure)
     assert ratio(lambda: encode(pure), control_encode) <= CONTROL_GATE
 

@@ -8,22 +8,16 @@ memory per waiting message, for each twin in a process of its own.
 
 from __future__ import annotations
 
-import importlib
-import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
+from kernel_gates import GATE, load_twin, ratio
 
 MODULES = {"pure": "radiator.store.file.index_pure", "compiled": "radiator._speedups.index"}
 MESSAGES = 2000
 WINDOW = 20
-ROUNDS = 15
-GATE = 2.0
-"""How many times as fast as the pure twin the compiled one must be."""
 CONTROL_GATE = 8.0
 """How many times as long as its control loop, a dict and a deque, the pure twin may take; measured here: 4.7."""
 
@@ -40,19 +34,9 @@ print((resident() - before) / 1_000_000)
 """
 
 
-def load(which: str) -> Any:
-    """The module of one twin."""
-    try:
-        return importlib.import_module(MODULES[which])
-    except ImportError:
-        if which == "compiled" and os.environ.get("RADIATOR_SPEEDUPS") != "require":
-            pytest.skip("the compiled twin is not built")
-        raise
-
-
 @pytest.fixture(params=MODULES)
 def twin(request: pytest.FixtureRequest) -> Any:
-    return load(request.param)
+    return load_twin(MODULES, request.param)
 
 
 def stream(queue: Any) -> Any:
@@ -87,17 +71,6 @@ def control() -> int:
     return len(places)
 
 
-def ratio(slow: Callable[[], object], fast: Callable[[], object]) -> float:
-    """How many times as long `slow` takes: best of interleaved rounds, so that a busy machine hits both."""
-    times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(ROUNDS):
-        for call, taken in zip((slow, fast), times, strict=True):
-            start = time.perf_counter()
-            call()
-            taken.append(time.perf_counter() - start)
-    return min(times[0]) / min(times[1])
-
-
 def test_stream(benchmark: Any, twin: Any) -> None:
     benchmark.extra_info["messages"] = MESSAGES
     queue = benchmark(lambda: stream(twin.QueueIndex()))
@@ -125,12 +98,12 @@ def test_rebuild_with_holes(benchmark: Any, twin: Any) -> None:
 
 
 def test_the_compiled_twin_is_twice_as_fast() -> None:
-    pure, compiled = load("pure"), load("compiled")
+    pure, compiled = load_twin(MODULES, "pure"), load_twin(MODULES, "compiled")
     assert ratio(lambda: stream(pure.QueueIndex()), lambda: stream(compiled.QueueIndex())) >= GATE
 
 
 def test_the_pure_twin_keeps_up_with_its_control() -> None:
-    pure = load("pure")
+    pure = load_twin(MODULES, "pure")
     assert control() == 0
     assert ratio(lambda: stream(pure.QueueIndex()), control) <= CONTROL_GATE
 

@@ -7,15 +7,13 @@ with a fixed control loop, so that nobody wins the first gate by slowing it.
 
 from __future__ import annotations
 
-import importlib
-import os
 import struct
-import time
 import zlib
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from kernel_gates import GATE, load_twin, ratio
 
 from radiator.message import Message
 
@@ -24,26 +22,13 @@ STORE_ID = bytes(range(16))
 ADDRESS = 1 << 32 | 4096
 RECORDS = 500
 MESSAGE = Message(12, True, b"destination:/queue/orders\ncontent-type:text/plain\n", b"x" * 100, 1_700_000_000_000)
-ROUNDS = 15
-GATE = 2.0
-"""How many times as fast as the pure twin the compiled one must be."""
 CONTROL_GATE = 4.0
 """How many times as long as its control loop the pure twin may take; measured here: 1.9 (writing), 1.6 (reading)."""
 
 
-def load(which: str) -> Any:
-    """The module of one twin."""
-    try:
-        return importlib.import_module(MODULES[which])
-    except ImportError:
-        if which == "compiled" and os.environ.get("RADIATOR_SPEEDUPS") != "require":
-            pytest.skip("the compiled twin is not built")
-        raise
-
-
 @pytest.fixture(params=MODULES)
 def twin(request: pytest.FixtureRequest) -> Any:
-    return load(request.param)
+    return load_twin(MODULES, request.param)
 
 
 def write(twin: Any) -> bytes:
@@ -99,17 +84,6 @@ def control_read(batch: bytes) -> int:
     return len(found)
 
 
-def ratio(slow: Callable[[], object], fast: Callable[[], object]) -> float:
-    """How many times as long `slow` takes: best of interleaved rounds, so that a busy machine hits both."""
-    times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(ROUNDS):
-        for call, taken in zip((slow, fast), times, strict=True):
-            start = time.perf_counter()
-            call()
-            taken.append(time.perf_counter() - start)
-    return min(times[0]) / min(times[1])
-
-
 def test_write(benchmark: Any, twin: Any) -> None:
     benchmark.extra_info["records"] = RECORDS
     assert len(benchmark(write, twin)) % 4096 == 0
@@ -126,7 +100,7 @@ def test_deliver(benchmark: Any, twin: Any) -> None:
 
 @pytest.mark.parametrize("work", ["write", "read", "deliver"])
 def test_the_compiled_twin_is_twice_as_fast(work: str) -> None:
-    pure, compiled = load("pure"), load("compiled")
+    pure, compiled = load_twin(MODULES, "pure"), load_twin(MODULES, "compiled")
     batch = write(pure)
     calls: dict[str, Callable[[Any], object]] = {
         "write": write,
@@ -137,12 +111,12 @@ def test_the_compiled_twin_is_twice_as_fast(work: str) -> None:
 
 
 def test_the_pure_writer_keeps_up_with_its_control() -> None:
-    pure = load("pure")
+    pure = load_twin(MODULES, "pure")
     assert ratio(lambda: write(pure), control_write) <= CONTROL_GATE
 
 
 def test_the_pure_reader_keeps_up_with_its_control() -> None:
-    pure = load("pure")
+    pure = load_twin(MODULES, "pure")
     batch = write(pure)
     assert control_read(batch) == RECORDS
     assert ratio(lambda: read(pure, batch), lambda: control_read(batch)) <= CONTROL_GATE
