@@ -283,6 +283,24 @@ def test_a_store_without_format_gives_no_snapshot_and_is_damaged(data: Path, tmp
     assert not (tmp_path / "saved").exists()
 
 
+@pytest.mark.parametrize("which", ["newest", "oldest", "log"])
+def test_what_a_store_lacks_is_named_by_a_snapshot(which: str, data: Path, tmp_path: Path, capsys: Output) -> None:
+    segments = log_files(data)
+    gone = {"newest": segments[-1:], "oldest": segments[:1]}.get(which, segments)
+    for path in gone:
+        path.unlink()
+    if which == "log":
+        shutil.rmtree(data / "log")
+    assert run(["store", "snapshot", str(tmp_path / "saved"), "--data-dir", str(data)]) == 65
+    told = capsys.readouterr()
+    assert told.out == ""
+    (line,) = told.err.splitlines()
+    assert (gone[0].name if which != "log" else f"{data / 'log'} holds no segment") in line
+    assert not list((tmp_path / "saved").glob("[Fm]*"))
+    assert run(["store", "restore", str(tmp_path / "saved"), "--data-dir", str(tmp_path / "restored")]) in (65, 74)
+    assert not (tmp_path / "restored").exists()
+
+
 class Cut(BaseException):
     """The end of a process, at that moment."""
 

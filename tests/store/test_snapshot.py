@@ -223,6 +223,52 @@ def test_a_damaged_store_gives_no_snapshot() -> None:
             read_manifest(harmed, "/data/second")
 
 
+def test_a_store_without_its_newest_segment_gives_no_snapshot() -> None:
+    """What is left may be whole in itself, up to an earlier moment: only the watermark tells."""
+    disk = build().disk
+    newest = NAMES.segments(disk)[-1]
+    disk.unlink(NAMES.segment(newest))
+    with pytest.raises(StoreDamaged, match=f"{newest:08d}.seg is missing: the watermark says") as refused:
+        snapshot(disk, NAMES, SNAPSHOT, wall_ms=9)
+    assert "radiator store check" in str(refused.value)
+    assert SNAPSHOT not in disk.directories
+
+
+def test_every_missing_segment_is_seen_by_a_snapshot() -> None:
+    disk = build().disk
+    for number in NAMES.segments(disk):
+        harmed = disk.copy()
+        harmed.unlink(NAMES.segment(number))
+        with pytest.raises(StoreDamaged, match=f"{number:08d}.seg"):
+            snapshot(harmed, NAMES, SNAPSHOT, wall_ms=9)
+        assert not {f"{SNAPSHOT}/FORMAT", f"{SNAPSHOT}/manifest"} & set(harmed.contents())
+    for path in list(disk.contents()):
+        if path.startswith(NAMES.log):
+            disk.unlink(path)
+    with pytest.raises(StoreDamaged, match="holds no segment"):
+        snapshot(disk, NAMES, SNAPSHOT, wall_ms=9)
+    del disk.directories[NAMES.log]
+    with pytest.raises(StoreDamaged, match="holds no segment"):
+        snapshot(disk, NAMES, SNAPSHOT, wall_ms=9)
+    assert SNAPSHOT not in disk.directories
+
+
+def test_a_watermark_and_a_log_of_different_moments_are_no_damage() -> None:
+    """A look into the log may miss the segment that is born meanwhile, when the one before goes meanwhile too."""
+    disk = build().disk
+    listed = disk.list_directory
+    looks = 0
+
+    def early(path: str) -> list[str]:
+        nonlocal looks
+        found = listed(path)
+        looks += path == NAMES.log
+        return found[:1] if path == NAMES.log and looks == 1 else found
+
+    disk.list_directory = early  # type: ignore[method-assign]
+    assert snapshot(disk, NAMES, SNAPSHOT, wall_ms=9).end >> 32 == NAMES.segments(disk)[-1]
+
+
 def test_a_full_disk_ends_a_snapshot_without_a_manifest() -> None:
     disk = build().disk
     operations = 0

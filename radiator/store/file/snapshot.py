@@ -4,8 +4,9 @@ It must never write into the store it copies, nor call anything complete before 
 Called by: the commands `store snapshot` and `store restore`.
 
     both      begin with a locked marker and end with its removal: what is beside one may be made again
-    snapshot  the newest segment's opening batch ▸ the older ones it lists are linked ▸ the newest is copied up to the
-              last batch that verifies ▸ still the newest? else again ▸ FORMAT, watermark ▸ recovery reads it ▸ manifest
+    snapshot  the watermark's segment or a newer one is there ▸ the newest segment's opening batch ▸ the older ones it
+              lists are linked ▸ the newest is copied up to the last batch that verifies ▸ still the newest? else again
+              ▸ watermark ▸ recovery reads it ▸ FORMAT ▸ manifest
     restore   manifest ▸ older segments linked or copied, the newest copied ▸ recovery reads it ▸ FORMAT, last
 
 Why this is consistent: a log is one sequence of batches, and what is copied is a prefix of it. Whatever had a receipt
@@ -128,6 +129,7 @@ def snapshot(fsio: Fsio, names: Names, directory: str, *, wall_ms: int, progress
     the kernel gave it.
     """
     form = _format(fsio, names)
+    _segments(fsio, names, form)
     target = Names(directory)
     _check_outside(directory, names.directory, "the store")
     with _making(fsio, target, "manifest"):
@@ -161,6 +163,29 @@ def _format(fsio: Fsio, names: Names) -> Format:
         check_finished(fsio, names)
         raise StoreDamaged(f"{names.format} is missing, a broken store gives no snapshot; see `radiator store check`")
     return form
+
+
+def _segments(fsio: Fsio, names: Names, form: Format) -> list[int]:
+    """The numbers of the store's segments, ascending. StoreDamaged where the newest is gone: the rest may look whole.
+
+    The watermark comes first. The segment that it names was there, so that one or a newer one is still.
+    """
+    mark = read_watermark(fsio, names.watermark, form.store_id)
+    synced = mark.address if mark is not None else 0
+    try:
+        numbers = names.segments(fsio)
+        if numbers and numbers[-1] < synced >> 32:
+            numbers = names.segments(fsio)  # one look may miss a name that goes and the one that came meanwhile
+    except (FileNotFoundError, NotADirectoryError):
+        numbers = []
+    if not numbers:
+        raise StoreDamaged(f"{names.log} holds no segment, and every store has one; see `radiator store check`")
+    if numbers[-1] < synced >> 32:
+        raise StoreDamaged(
+            f"{names.segment(synced >> 32)} is missing: the watermark says that it was synced up to offset "
+            f"{synced & 0xFFFFFFFF}; a broken store gives no snapshot, see `radiator store check`"
+        )
+    return numbers
 
 
 def _check_outside(directory: str, origin: str, what: str) -> None:
@@ -230,9 +255,7 @@ class _Snapshot:
     def copy(self) -> Manifest:
         """One try."""
         names, fsio = self.names, self.fsio
-        numbers = names.segments(fsio)
-        if not numbers:
-            raise StoreDamaged(f"{names.log} holds no segment, and every store has one")
+        numbers = _segments(fsio, names, self.form)
         newest = numbers[-1]
         try:
             file = SegmentFile(fsio, names.segment(newest), newest, self.form.store_id)
