@@ -393,6 +393,19 @@ def test_a_restore_that_just_began(tmp_path: Path, capsys: Output) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["incomplete.tmp"]
 
 
+def test_a_marker_beside_format_means_nothing(data: Path, tmp_path: Path, capsys: Output) -> None:
+    """Where a restore was killed between its last two steps."""
+    marker = data / "incomplete.tmp"
+    marker.touch()
+    for arguments in (*READ_ONLY, ["repair", "--yes"], ["snapshot", str(tmp_path / "saved")]):
+        assert run(["store", *arguments, "--data-dir", str(data)]) == 0, arguments
+        told = capsys.readouterr()
+        assert "come to its end" not in told.out + told.err
+    assert run(["store", "restore", str(tmp_path / "saved"), "--data-dir", str(data)]) == 74
+    make(data).close()
+    assert not marker.exists()
+
+
 def test_two_at_once(data: Path, tmp_path: Path, capsys: Output) -> None:
     saved = tmp_path / "saved"
     saved.mkdir()

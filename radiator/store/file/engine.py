@@ -24,7 +24,9 @@ from radiator.store.file.format import (
     Format,
     Names,
     check_directory,
+    check_finished,
     encode_format,
+    forget_marker,
     read_format,
     replace_file,
 )
@@ -130,7 +132,9 @@ class FileStore(Store):
             self._lock = DirectoryLock(fsio, names)
             form = read_format(fsio, names)
             if form is None:
+                check_finished(fsio, names)  # a restore may have begun here since the first look
                 form = self._create(wall_ms)
+            forget_marker(fsio, names)
             self._spares.look()
             recovered = recover(fsio, names, form.store_id, names.segments(fsio), self._report, progress)
             quarantine = Quarantine(fsio, names, recovered.ledger, self._report, self._damaged)

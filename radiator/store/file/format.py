@@ -42,6 +42,7 @@ __all__ = [
     "check_directory",
     "check_finished",
     "encode_format",
+    "forget_marker",
     "read_format",
     "replace_file",
 ]
@@ -171,6 +172,16 @@ def check_finished(fsio: Fsio, names: Names) -> None:
     entries = fsio.list_directory(names.directory)
     if MARKER in entries and "FORMAT" not in entries:
         raise StoreDamaged(f"{names.directory}: {UNFINISHED}")
+
+
+def forget_marker(fsio: Fsio, names: Names) -> None:
+    """Take away the marker of a restore that was cut short behind its last step, FORMAT.
+
+    Else a store that loses FORMAT one day would pass for a restore to run again, which begins with an empty log.
+    """
+    if MARKER in fsio.list_directory(names.directory):
+        fsio.unlink(os.path.join(names.directory, MARKER))
+        fsio.sync_directory(names.directory)
 
 
 class DirectoryLock:

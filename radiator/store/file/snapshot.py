@@ -4,6 +4,7 @@ It must never write into the store it copies, nor call anything complete before 
 Called by: the commands `store snapshot` and `store restore`.
 
     both      begin with a locked marker and end with its removal: what is beside one may be made again
+              what is linked is synced: it may have been copied here a moment ago
     snapshot  the watermark's segment or a newer one is there ▸ the newest segment's opening batch ▸ the older ones it
               lists are linked ▸ the newest is copied up to the last batch that verifies ▸ still the newest? else again
               ▸ watermark ▸ recovery reads it ▸ FORMAT ▸ manifest
@@ -27,7 +28,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 from zlib import crc32
@@ -215,8 +216,13 @@ def _making(fsio: Fsio, target: Names, last: str) -> Iterator[None]:
         lock = fsio.lock(marker)
     except BlockingIOError:
         raise StoreLocked(f"another radiator makes {target.directory} at this moment: {marker} is locked") from None
+    held: DirectoryLock | None = None
     try:
+        if "FORMAT" in entries:
+            fsio.unlink(target.format)  # of a snapshot that lacks its manifest: it must not vouch for what comes now
         fsio.sync_directory(target.directory)
+        if last == "FORMAT":
+            held = DirectoryLock(fsio, target)  # a daemon that found nothing here must not begin a store now
         for path in (target.log, target.quarantine):
             fsio.make_directory(path)
         for name in fsio.list_directory(target.log):
@@ -226,6 +232,8 @@ def _making(fsio: Fsio, target: Names, last: str) -> Iterator[None]:
         fsio.sync_directory(target.directory)
         fsio.sync_directory(os.path.dirname(os.path.abspath(target.directory)))
     finally:
+        if held is not None:
+            held.release()
         fsio.close(lock)
 
 
@@ -238,6 +246,19 @@ def _finish(fsio: Fsio, target: Names, form: Format, manifest: Manifest, progres
     refusal = would_start(fsio, target, form.store_id, progress)
     if refusal is not None:
         raise StoreDamaged(f"the copy in {target.directory} does not verify, and is not complete: {refusal}")
+
+
+def _have(fsio: Fsio, source: str, target: str, progress: Callable[[int], None]) -> bool:
+    """Link a segment, or copy it, so that it is durable but for its name; was it linked?"""
+    linked = link_or_copy(fsio, source, target, progress)
+    if linked:
+        fd = fsio.open(target)
+        try:
+            with naming(target):
+                fsio.sync(fd)
+        finally:
+            fsio.close(fd)
+    return linked
 
 
 class _Snapshot:
@@ -302,7 +323,7 @@ class _Snapshot:
 
         for number in wanted:
             try:
-                linked = link_or_copy(fsio, names.segment(number), target.segment(number), piece)
+                linked = _have(fsio, names.segment(number), target.segment(number), piece)
             except FileNotFoundError:
                 continue  # nothing in it was alive any more
             if not linked and number not in names.segments(fsio):
@@ -418,7 +439,7 @@ def _fill(fsio: Fsio, origin: Names, names: Names, manifest: Manifest, progress:
     newest, newest_end = manifest.segments[-1]
     for number, end in manifest.segments[:-1]:
         before = done
-        linked += link_or_copy(fsio, origin.segment(number), names.segment(number), piece)
+        linked += _have(fsio, origin.segment(number), names.segment(number), piece)
         done = before + end
     copy_file(fsio, origin.segment(newest), names.segment(newest), newest_end, piece)
     return linked
