@@ -18,7 +18,7 @@ from rich.table import Table
 
 from radiator.cli.store_change import repair, restore, snapshot
 from radiator.cli.store_dump import dump
-from radiator.cli.store_options import count_text, iso_time, ranges_text, store_names, store_options, work_bar
+from radiator.cli.store_options import count_text, finding_text, iso_time, store_names, store_options, work_bar
 from radiator.cli.terminal import printable
 from radiator.config.values import format_size
 from radiator.store.file import inspect
@@ -58,7 +58,7 @@ def check(deep: bool, as_json: bool, data_dir: str | None, file: str | None) -> 
     found = checked.survey
     try:
         for finding in found.findings:
-            click.echo(json.dumps(_object(finding), ensure_ascii=False) if as_json else _line(finding))
+            click.echo(json.dumps(_object(finding), ensure_ascii=False) if as_json else finding_text(finding))
         if not as_json:
             totals = inspect.stats(found)["totals"]
             messages, queues = count_text(totals["messages"], "message"), count_text(len(found.queues), "queue")
@@ -95,20 +95,6 @@ def _verdict(checked: inspect.Checked) -> str:
     )
 
 
-def _line(finding: Finding) -> str:
-    """A finding for people."""
-    place = finding.path
-    if finding.offset is not None:
-        place += f" offset {finding.offset}"
-    about = ""
-    if finding.queue is not None:
-        about = f" [queue {finding.queue}"
-        if finding.ids:
-            about += f", message {ranges_text(finding.number, finding.ids)}"
-        about += "]"
-    return printable(f"{'damage' if finding.damage else 'note'}: {place}: {finding.what}{about}")
-
-
 def _object(finding: Finding) -> dict[str, Any]:
     """A finding for programs: without what does not apply."""
     fields = {name: value for name, value in finding._asdict().items() if value is not None and value != ()}
@@ -132,7 +118,7 @@ def stats(as_json: bool, data_dir: str | None, file: str | None) -> int:
     else:
         _print_stats(told)
     for finding in damage:
-        click.echo(f"radiator: {_line(finding)}", err=True)
+        click.echo(f"radiator: {finding_text(finding)}", err=True)
     return EX_DATAERR if damage else 0
 
 

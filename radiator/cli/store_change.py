@@ -11,10 +11,11 @@ import time
 
 import click
 
-from radiator.cli.store_options import count_text, store_names, store_options, work_bar
+from radiator.cli.store_options import count_text, finding_text, store_names, store_options, work_bar
 from radiator.cli.terminal import printable
 from radiator.store.file import repair as mending
 from radiator.store.file import snapshot as copying
+from radiator.store.file.descriptors import allow_descriptors, count_segments
 from radiator.store.file.format import Names
 from radiator.store.file.fsio import RealFsio
 
@@ -110,14 +111,17 @@ def snapshot(directory: str, data_dir: str | None, file: str | None) -> int:
     """Save a store to DIR, also while a broker uses it.
 
     Everything that had a receipt when this began is in it. On the same file system the older segments are linked, not
-    copied. DIR must be absent or empty; it is complete when this ends with 0 and DIR/manifest is there.
+    copied. DIR must be absent or empty; it is complete when DIR/manifest is there.
+
+    Verified is what a broker reads at its start. Ends with 0 where all of that is whole; with 65 and the names of what
+    is not where a broker would set aside messages of the newest segment (they are copied as they are), and with 65 and
+    no snapshot where it would not start.
     """
     names = store_names(data_dir, file)
     with work_bar() as progress:
         wall_ms = int(time.time() * 1000)
         manifest = copying.snapshot(RealFsio(), names, directory, wall_ms=wall_ms, progress=progress)
-    _print_manifest(f"snapshot {directory}", manifest)
-    return 0
+    return _tell(f"snapshot {directory}", manifest)
 
 
 @click.command()
@@ -126,18 +130,28 @@ def snapshot(directory: str, data_dir: str | None, file: str | None) -> int:
 def restore(source: str, data_dir: str | None, file: str | None) -> int:
     """Make a store of SNAPSHOT in the data directory, which must be absent or empty.
 
-    The snapshot is verified, and stays as it is. Messages acknowledged since it was taken will be delivered again.
+    Every message is verified; the snapshot stays as it is. Messages acknowledged since it was taken will be delivered
+    again. Ends with 0 where all is whole; with 65 and the names of those that are not where messages are damaged (the
+    store is complete, and a broker sets them aside), and with 65 and no store where a broker would not start.
     """
     names = store_names(data_dir, file)
+    allow_descriptors(2 * count_segments(Names(source)))
     with work_bar() as progress:
         manifest = copying.restore(RealFsio(), source, names, progress=progress)
-    _print_manifest(f"store {names.directory}", manifest)
-    return 0
+    return _tell(f"store {names.directory}", manifest)
 
 
-def _print_manifest(what: str, manifest: copying.Manifest) -> None:
+def _tell(what: str, manifest: copying.Manifest) -> int:
+    """Say what was made, and name what in it is damaged; the exit code."""
+    for finding in manifest.damage:
+        click.echo(f"radiator: {finding_text(finding)}", err=True)
     size = sum(end for _, end in manifest.segments)
-    click.echo(
+    made = (
         f"{what}: {count_text(len(manifest.segments), 'segment')} ({manifest.linked} linked), {size} bytes, "
-        f"up to segment {manifest.end >> 32} offset {manifest.end & 0xFFFFFFFF}; verified"
+        f"up to segment {manifest.end >> 32} offset {manifest.end & 0xFFFFFFFF}"
     )
+    if not manifest.damage:
+        click.echo(f"{made}; verified")
+        return 0
+    click.echo(f"{made}; complete, and a broker starts on it: damaged messages in it are set aside, see above")
+    return EX_DATAERR

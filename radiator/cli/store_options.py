@@ -1,4 +1,4 @@
-"""What the store commands share: how they are told where the store is, and how they show long work.
+"""What the store commands share: how they are told where the store is, how they show long work and what they found.
 
 It must never open a store. Called by: `cli.store`, `cli.store_dump`, `cli.store_change`.
 """
@@ -12,13 +12,14 @@ from typing import Any, TypeVar
 
 import click
 
-from radiator.cli.terminal import progress_bar
+from radiator.cli.terminal import printable, progress_bar
 from radiator.config.loader import load_config
 from radiator.config.schema import Config
 from radiator.store.file.descriptors import allow_descriptors, count_segments
 from radiator.store.file.format import Names
+from radiator.store.file.views import Finding
 
-__all__ = ["count_text", "iso_time", "ranges_text", "store_names", "store_options", "work_bar"]
+__all__ = ["count_text", "finding_text", "iso_time", "ranges_text", "store_names", "store_options", "work_bar"]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -112,3 +113,17 @@ def ranges_text(number: int | None, ranges: Iterable[tuple[int, int]], most: int
     words = [f"{number}-{first}" + (f" to {number}-{last}" if last > first else "") for first, last in ranges]
     more = f" and {len(words) - most} ranges more" if len(words) > most else ""
     return ", ".join(words[:most]) + more
+
+
+def finding_text(finding: Finding) -> str:
+    """A finding for people: the place, what is wrong there, and which messages that concerns."""
+    place = finding.path
+    if finding.offset is not None:
+        place += f" offset {finding.offset}"
+    about = ""
+    if finding.queue is not None:
+        about = f" [queue {finding.queue}"
+        if finding.ids:
+            about += f", message {ranges_text(finding.number, finding.ids)}"
+        about += "]"
+    return printable(f"{'damage' if finding.damage else 'note'}: {place}: {finding.what}{about}")

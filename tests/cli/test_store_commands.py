@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 import sys
 import threading
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from radiator.cli.commands import run
+from radiator.errors import StoreDamaged
 from radiator.message import Message
 from radiator.store.base import Unit
 from radiator.store.file import engine
@@ -366,6 +368,62 @@ def test_snapshot_and_restore(data: Path, tmp_path: Path, capsys: Output) -> Non
     assert run(["store", "restore", str(saved), "--data-dir", str(tmp_path / "third")]) == 65
     assert "no snapshot, or one that did not come to its end" in capsys.readouterr().err
     assert not (tmp_path / "third").exists()
+
+
+def test_a_damaged_message_of_a_backup_is_named_and_the_rest_restored(
+    data: Path, tmp_path: Path, capsys: Output
+) -> None:
+    saved, restored = tmp_path / "saved", tmp_path / "restored"
+    assert run(["store", "snapshot", str(saved), "--data-dir", str(data)]) == 0
+    shutil.copytree(saved, tmp_path / "elsewhere")
+    path = harm(tmp_path / "elsewhere")
+    capsys.readouterr()
+    assert run(["store", "restore", str(tmp_path / "elsewhere"), "--data-dir", str(restored)]) == 65
+    told = capsys.readouterr()
+    (line,) = told.err.splitlines()
+    assert line.startswith(f"radiator: damage: {restored / 'log' / path.name} offset ")
+    assert line.endswith(f"the message is damaged and will not be delivered [queue /queue/a, message {A}-7]")
+    assert "complete, and a broker starts on it" in told.out
+    assert not (restored / "incomplete.tmp").exists()
+    store = make(restored)
+    queue = store.declare("/queue/a")
+    assert [delivery.id for delivery in store.claim(queue, 20, 1 << 20)] == [1, 3, 4, 5, 6, 8, 9, 10, 11, 12]
+    store.close()
+
+
+def test_a_backup_on_which_no_broker_starts_makes_no_store(data: Path, tmp_path: Path, capsys: Output) -> None:
+    saved, restored = tmp_path / "saved", tmp_path / "restored"
+    assert run(["store", "snapshot", str(saved), "--data-dir", str(data)]) == 0
+    shutil.copytree(saved, tmp_path / "elsewhere")
+    path = log_files(tmp_path / "elsewhere")[0]
+    broken = bytearray(path.read_bytes())
+    broken[4096] ^= 1  # the head of a batch
+    path.write_bytes(broken)
+    capsys.readouterr()
+    assert run(["store", "restore", str(tmp_path / "elsewhere"), "--data-dir", str(restored)]) == 65
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert path.name in told.err
+    assert not (restored / "FORMAT").exists()
+    with pytest.raises(StoreDamaged, match="has not come to its end"):
+        make(restored)
+    assert run(["store", "restore", str(saved), "--data-dir", str(restored)]) == 0
+
+
+def test_a_snapshot_names_a_damaged_message_of_the_newest_segment(data: Path, tmp_path: Path, capsys: Output) -> None:
+    store = make(data)
+    put(store, "/queue/a", b"13" + b"x" * 5000)
+    put(store, "/queue/a", b"14" + b"x" * 5000)
+    assert harm(data, b"13xxxx") == log_files(data)[-1]
+    assert run(["store", "snapshot", str(tmp_path / "saved"), "--data-dir", str(data)]) == 65
+    told = capsys.readouterr()
+    store.close()
+    (line,) = told.err.splitlines()
+    assert line.endswith(f"[queue /queue/a, message {A}-13]")
+    assert "complete, and a broker starts on it" in told.out
+    assert (tmp_path / "saved" / "manifest").exists()
+    assert run(["store", "restore", str(tmp_path / "saved"), "--data-dir", str(tmp_path / "restored")]) == 65
+    make(tmp_path / "restored").close()
 
 
 @pytest.mark.parametrize("fsync", ["always", "never"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
+from operator import attrgetter
 from random import Random
 
 import pytest
@@ -14,8 +15,8 @@ from simdisk import SimDisk
 from radiator.errors import StoreDamaged, StoreError, StoreFailed
 from radiator.store.file.engine import FileStore
 from radiator.store.file.format import Names
-from radiator.store.file.inspect import check
-from radiator.store.file.snapshot import read_manifest, restore, snapshot
+from radiator.store.file.inspect import Entry, check, entries
+from radiator.store.file.snapshot import Manifest, read_manifest, restore, snapshot
 from radiator.store.file.syncer import InlineJobs, InlineSyncer
 
 SNAPSHOT = "/data/snapshot"
@@ -273,11 +274,73 @@ def test_a_restore_and_a_start_do_not_meet() -> None:
     assert "log" not in disk.list_directory("/data/third")
 
 
+def spoil(disk: SimDisk, names: Names, number: int, *, last: bool = False) -> Entry:
+    """Flip a bit in the body of the first message (or the last) that lives in a segment; that message."""
+    checked = check(disk, names)
+    try:
+        found = [entry for entry in entries(checked.survey) if entry.address >> 32 == number]
+    finally:
+        checked.survey.close()
+    entry = max(found, key=attrgetter("address")) if last else min(found, key=attrgetter("address"))
+    assert entry.message is not None
+    data = disk.inode(names.segment(number)).data
+    data[data.index(entry.message.body, entry.address & 0xFFFFFFFF) + 2] ^= 1
+    return entry
+
+
+def named(manifest: Manifest) -> set[tuple[str | None, int | None, int, int | None, int | None]]:
+    """The messages that are said to be damaged: queue, its number, id, segment, offset."""
+    assert {finding.kind for finding in manifest.damage} <= {"message"}
+    return {
+        (finding.queue, finding.number, first, finding.segment, finding.offset)
+        for finding in manifest.damage
+        for first, _ in finding.ids
+    }
+
+
+def name_of(entry: Entry) -> tuple[str | None, int | None, int, int | None, int | None]:
+    return entry.queue.name, entry.queue.number, entry.id, entry.address >> 32, entry.address & 0xFFFFFFFF
+
+
+def test_a_restore_reads_every_message_and_names_the_damaged() -> None:
+    """What rotted in a backup is said when it is restored, and the rest of it is used."""
+    built = build()
+    disk = built.disk
+    manifest = snapshot(disk, NAMES, SNAPSHOT, wall_ms=9)
+    assert manifest.damage == ()
+    origin = Names(SNAPSHOT)
+    spoilt = [spoil(disk, origin, manifest.segments[at][0]) for at in (0, 2, -1)]
+    told = named(restore(disk, SNAPSHOT, RESTORED, segment_bytes=SEGMENT))
+    assert {name_of(entry) for entry in spoilt} <= told
+    store = FileStore(
+        RESTORED.directory, fsio=disk, segment_bytes=SEGMENT, syncer=InlineSyncer(disk), jobs=InlineJobs()
+    )
+    store.open(0.0, 1)
+    lost = {(queue, id) for queue, _, id, _, _ in told}
+    assert len(lost) < sum(map(len, built.state.values()))
+    for queue in store.queues():
+        expected = [id for id in built.state[queue.name] if (queue.name, id) not in lost]
+        got: list[int] = []
+        while held := store.claim(queue, 1000, 1 << 30):
+            got += [delivery.id for delivery in held]
+        assert got == expected
+    store.close()
+
+
+def test_a_snapshot_names_the_damaged_messages_of_the_newest_segment() -> None:
+    disk = build().disk
+    newest = NAMES.segments(disk)[-1]
+    entry = spoil(disk, NAMES, newest)
+    manifest = snapshot(disk, NAMES, SNAPSHOT, wall_ms=9)
+    assert name_of(entry) in named(manifest)
+    assert named(restore(disk, SNAPSHOT, RESTORED, segment_bytes=SEGMENT)) == named(manifest)
+
+
 def test_every_harm_to_a_snapshot_is_seen_by_restore() -> None:
     built = build()
     snapshot(built.disk, NAMES, SNAPSHOT, wall_ms=9)
     paths = [path for path in built.disk.contents() if path.startswith(SNAPSHOT)]
-    refused = 0
+    refused = told = 0
     for path in paths:
         for at in range(0, max(1, len(built.disk.inode(path).data)), 1511):
             disk = built.disk.copy()
@@ -287,16 +350,19 @@ def test_every_harm_to_a_snapshot_is_seen_by_restore() -> None:
             else:
                 disk.unlink(path)
             try:
-                restore(disk, SNAPSHOT, RESTORED, segment_bytes=SEGMENT)
+                manifest = restore(disk, SNAPSHOT, RESTORED, segment_bytes=SEGMENT)
             except StoreError:
                 assert RESTORED.format not in disk.contents()
                 refused += 1
                 continue
             checked = check(disk, RESTORED, deep=True)
             checked.survey.close()
-            # Payloads of older segments are verified when they are delivered, or by a deep check.
-            assert checked.damage or state_at(disk, RESTORED.directory) == built.state
+            assert checked.damage == list(manifest.damage)
+            assert checked.refusal is None
+            assert manifest.damage or state_at(disk, RESTORED.directory) == built.state
+            told += bool(manifest.damage)
     assert refused > 20
+    assert told > 20
 
 
 def test_the_place_must_be_empty() -> None:

@@ -8,11 +8,14 @@ Called by: the commands `store snapshot` and `store restore`.
     snapshot  the watermark's segment or a newer one is there ▸ the newest segment's opening batch ▸ the older ones it
               lists are linked ▸ the newest is copied up to the last batch that verifies ▸ still the newest? else again
               ▸ watermark ▸ recovery reads it ▸ FORMAT ▸ manifest
-    restore   manifest ▸ older segments linked or copied, the newest copied ▸ recovery reads it ▸ FORMAT, last
+    restore   manifest ▸ older segments linked or copied, the newest copied ▸ watermark ▸ recovery reads it ▸ spares
+              ▸ every message is verified ▸ FORMAT, last
 
 Why this is consistent: a log is one sequence of batches, and what is copied is a prefix of it. Whatever had a receipt
 when the snapshot began had been written before, under every policy, so it is in that prefix. An older segment that is
 listed and gone was unlinked after the settlements that emptied it were synced: they stand before the end of the copy.
+
+Where recovery refuses, nothing is made. Damage that lets a broker start is named, and copied as it is.
 
 The manifest is ASCII, one `name value` a line; the last line is the CRC-32 of all before it:
 
@@ -52,8 +55,8 @@ from radiator.store.file.record import OPENING, SEGMENT
 from radiator.store.file.salvage import SegmentFile
 from radiator.store.file.segment import OPENING_OFFSET, SEGMENT_BYTES, address_of
 from radiator.store.file.spares import make_spares
-from radiator.store.file.survey import require_store
-from radiator.store.file.views import no_progress
+from radiator.store.file.survey import require_store, survey
+from radiator.store.file.views import Finding, no_progress
 from radiator.store.file.watermark import Watermark, read_watermark, write_watermark
 
 __all__ = ["Manifest", "read_manifest", "restore", "snapshot"]
@@ -68,13 +71,18 @@ _VERSION = 1
 
 
 class Manifest(NamedTuple):
-    """What a snapshot holds: `segments` are (number, end), ascending; `linked` says how many of them are links."""
+    """What a snapshot holds: `segments` are (number, end), ascending.
+
+    Of what was just made, `linked` says how many of them are links, and `damage` what in it cannot be read: a broker
+    starts on it all the same, and sets such messages aside.
+    """
 
     store_id: bytes
     taken_ms: int
     end: int
     segments: tuple[tuple[int, int], ...]
     linked: int = 0
+    damage: tuple[Finding, ...] = ()
 
 
 class _Again(Exception):
@@ -126,6 +134,8 @@ def read_manifest(fsio: Fsio, directory: str) -> Manifest:
 def snapshot(fsio: Fsio, names: Names, directory: str, *, wall_ms: int, progress: Progress = no_progress) -> Manifest:
     """Copy the store into `directory`, which must be absent or empty. A daemon may hold the store, or none.
 
+    Verified is what a start reads: all but the payloads of older segments. `damage` has those of the newest one.
+
     StoreDamaged where the store is not whole, StoreFailed where there is none or `directory` is not empty; OSError as
     the kernel gave it.
     """
@@ -134,8 +144,11 @@ def snapshot(fsio: Fsio, names: Names, directory: str, *, wall_ms: int, progress
     target = Names(directory)
     _check_outside(directory, names.directory, "the store")
     with _making(fsio, target, "manifest"):
-        manifest = _take(_Snapshot(fsio, names, target, form, wall_ms, progress))
+        taken = _Snapshot(fsio, names, target, form, wall_ms, progress)
+        manifest = _take(taken)
         _finish(fsio, target, form, manifest, progress)
+        if taken.damaged:
+            manifest = manifest._replace(damage=_damage(fsio, names, target, progress))
         replace_file(fsio, target.format, encode_format(form))
         replace_file(fsio, _manifest_path(directory), encode_manifest(manifest))
     return manifest
@@ -248,6 +261,15 @@ def _finish(fsio: Fsio, target: Names, form: Format, manifest: Manifest, progres
         raise StoreDamaged(f"the copy in {target.directory} does not verify, and is not complete: {refusal}")
 
 
+def _damage(fsio: Fsio, origin: Names, target: Names, progress: Progress, *, deep: bool = False) -> tuple[Finding, ...]:
+    """What is damaged in a copy that passed `_finish`; `deep` verifies the payloads of older segments too."""
+    names = Names(target.directory)
+    names.format = origin.format  # its own comes last
+    found = survey(fsio, names, deep=deep, aside=False, progress=progress)
+    found.close()
+    return tuple(finding for finding in found.findings if finding.damage)
+
+
 def _have(fsio: Fsio, source: str, target: str, progress: Callable[[int], None]) -> bool:
     """Link a segment, or copy it, so that it is durable but for its name; was it linked?"""
     linked = link_or_copy(fsio, source, target, progress)
@@ -272,6 +294,7 @@ class _Snapshot:
         self.wall_ms = wall_ms
         self.progress = progress
         self.have: dict[int, bool] = {}  # older segments that are there already: by link?
+        self.damaged = False  # the newest segment has messages with a damaged payload, dead ones maybe
 
     def copy(self) -> Manifest:
         """One try."""
@@ -349,6 +372,7 @@ class _Snapshot:
                 break
             if batch.damaged and end + batch.length > durable:
                 break  # it is being written at this moment
+            self.damaged |= bool(batch.damaged)
             end += batch.length
         if end < durable:
             raise _Again(f"{file.path} is damaged at offset {end}: {why}")
@@ -375,10 +399,11 @@ def restore(
 ) -> Manifest:
     """Make a store at `names` of the snapshot in `source`; the directory must be absent or empty.
 
-    It gets its spares, for segments of `segment_bytes`: a disk without room for them has none for ACKs either.
+    It gets its spares, for segments of `segment_bytes`: a disk without room for them has none for ACKs either. Every
+    message is verified, since a backup may have rotted where it lay: `damage` has those that cannot be read.
 
-    StoreDamaged where the snapshot is not complete or does not verify, StoreFailed where the directory is not empty,
-    StoreLocked where it is the one of a running daemon.
+    StoreDamaged where the snapshot is not complete or no broker would start on what it holds, StoreFailed where the
+    directory is not empty, StoreLocked where it is the one of a running daemon.
     """
     _check_snapshot(fsio, source)
     manifest = read_manifest(fsio, source)
@@ -403,9 +428,10 @@ def restore(
         linked = _fill(fsio, origin, names, manifest, progress)
         _finish(fsio, names, form, manifest, progress)
         make_spares(fsio, names, segment_bytes)
+        damage = _damage(fsio, origin, names, progress, deep=True)
         # The last step: a directory without it is no store.
         replace_file(fsio, names.format, encode_format(form))
-    return manifest._replace(linked=linked)
+    return manifest._replace(linked=linked, damage=damage)
 
 
 def _check_snapshot(fsio: Fsio, source: str) -> None:
