@@ -394,6 +394,25 @@ def test_a_damaged_store_gives_no_snapshot() -> None:
             read_manifest(harmed, "/data/second")
 
 
+@pytest.mark.parametrize("harm", ["header", "cut", "another's file"])
+def test_a_store_of_broken_structure_gives_no_snapshot(harm: str) -> None:
+    """Whichever segment it is: the header, the end that the next one or the watermark says, its place in the chain."""
+    disk = build().disk
+    numbers = NAMES.segments(disk)
+    for number, other in zip(numbers, numbers[1:] + numbers[:1], strict=True):
+        harmed = disk.copy()
+        inode = harmed.inode(NAMES.segment(number))
+        if harm == "header":
+            inode.data[20] ^= 1
+        elif harm == "cut":
+            del inode.data[-4096:]
+        else:
+            inode.data[:] = harmed.inode(NAMES.segment(other)).data
+        with pytest.raises(StoreDamaged, match=f"{number:08d}.seg"):
+            snapshot(harmed, NAMES, SNAPSHOT, wall_ms=9)
+        assert not {f"{SNAPSHOT}/FORMAT", f"{SNAPSHOT}/manifest"} & set(harmed.contents())
+
+
 def test_a_store_without_its_newest_segment_gives_no_snapshot() -> None:
     """What is left may be whole in itself, up to an earlier moment: only the watermark tells."""
     disk = build().disk
