@@ -6,9 +6,14 @@
 
 `--other DIR` is a checkout of an earlier commit with its extensions built in place. With `--backlog` both servers run
 this tree, and one of them holds so many waiting messages in the queue that is measured: what is put goes behind them,
-what is got are the oldest. Prints, for put and get (20 clients each, 100-byte bodies, `fsync: always`), the medians of
-messages/s and of the processor time of a message, and the ratios; exit 1 where the first is more than `--tolerance`
-(15 % unless told) slower than the second. The machine is shared: give it enough rounds, and nothing else to do.
+what is got are the oldest, so it holds as many afterwards.
+
+Never do two servers live at once: each round starts the one and stops it, then the other, and the next round has them
+the other way round. Each start has a data directory that is new, but for the backlog, which is put once. Prints, for
+put and get (20 clients each, 100-byte bodies, `fsync: always`), each side's medians of messages/s and of the processor
+time of a message, and the ratios within each round with their medians; exit 1 where the median round has the first more
+than `--tolerance` (15 % unless told) slower than the second. The machine is shared: ratios that lie far apart say that
+it had something else to do, and that more rounds are needed.
 
 `--instructions` counts instead what the processor does in user mode for a message, with valgrind, which must be
 installed: slow, but the same on a busy machine to about one in a hundred. What the kernel does is not in it.
@@ -24,10 +29,12 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -46,14 +53,23 @@ sys.exit(serve(Config(listen_stomp=(Address("127.0.0.1", 0),), data_dir=sys.argv
 Server = tuple[tuple[str, int], int]
 """(Host, port), process id."""
 
+MODES = ("put", "get")
+
+
+class Figures(NamedTuple):
+    """What one load came to: messages/s, and microseconds of the server's processor time for each."""
+
+    rate: float
+    processor: float
+
 
 def daemon(tree: str, place: str) -> AbstractContextManager[Server]:
     """The daemon of `tree` with its data in `place`."""
     return serving([sys.executable, "-c", SERVE, place], {"PYTHONPATH": tree, "RADIATOR_SPEEDUPS": "require"}, tree)
 
 
-def run(loadgen: str, server: Server, mode: str, total: int) -> tuple[float, float]:
-    """One load: messages/s, and microseconds of the server's processor time for each."""
+def run(loadgen: str, server: Server, mode: str, total: int) -> Figures:
+    """One load."""
     (host, port), pid = server
     command = [loadgen, "-p", "stomp", "-a", host, "-P", str(port), "-m", mode, "-n", str(total), "-s", "100"]
     command += ["-c", "20", "-w", "10"] if mode == "put" else ["-C", "20"]
@@ -61,7 +77,44 @@ def run(loadgen: str, server: Server, mode: str, total: int) -> tuple[float, flo
     figures = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
     if max(figures["put"], figures["got"]) < total:  # what was on its way at the end is counted too
         raise RuntimeError(f"{mode} was not finished: {figures}")
-    return figures["msgs_per_s"], figures["server_cpu_us_per_msg"]
+    return Figures(figures["msgs_per_s"], figures["server_cpu_us_per_msg"])
+
+
+def measure(loadgen: str, tree: str, place: str, total: int) -> list[Figures]:
+    """The loads of `MODES`, one after the other, on a daemon of `tree` that lives for them only."""
+    with daemon(tree, place) as server:
+        return [run(loadgen, server, mode, total) for mode in MODES]
+
+
+def measure_fresh(loadgen: str, tree: str, directory: str, total: int) -> list[Figures]:
+    """The same on a data directory of its own below `directory`."""
+    with tempfile.TemporaryDirectory(dir=directory, prefix="bench-") as place:
+        return measure(loadgen, tree, f"{place}/data", total)
+
+
+def compare(names: Sequence[str], sides: Sequence[Callable[[], list[Figures]]], rounds: int) -> dict[str, float]:
+    """Measure both sides in turns and print what came of it; for each mode the median ratio of messages/s."""
+    said: dict[tuple[str, str], list[Figures]] = defaultdict(list)
+    turns = list(zip(names, sides, strict=True))
+    for number in range(rounds):
+        print(f"round {number + 1} of {rounds}", file=sys.stderr)
+        for name, side in turns:
+            for mode, figures in zip(MODES, side(), strict=True):
+                said[mode, name].append(figures)
+        turns.reverse()
+    medians = {}
+    for mode in MODES:
+        for name in names:
+            rate = median(figures.rate for figures in said[mode, name])
+            processor = median(figures.processor for figures in said[mode, name])
+            print(f"{mode}  {name}: medians {rate:,.0f} messages/s, processor {processor:.1f} us")
+        pairs = list(zip(*(said[mode, name] for name in names), strict=True))
+        for what in ("rate", "processor"):
+            ratios = [getattr(first, what) / getattr(second, what) for first, second in pairs]
+            medians[mode, what] = median(ratios)
+            each = " ".join(f"{ratio:.2f}" for ratio in ratios)
+            print(f"{mode}  {what}: ratio {medians[mode, what]:.3f}, the median of {each}")
+    return {mode: medians[mode, "rate"] for mode in MODES}
 
 
 def instructions(loadgen: str, tree: str, modes: Sequence[str], total: int) -> int:
@@ -86,10 +139,10 @@ def count(loadgen: str, names: Sequence[str], trees: Sequence[str], total: int, 
             start, put, both = (instructions(loadgen, tree, modes, total) for modes in ([], ["put"], ["put", "get"]))
             said["put", name].append((put - start) / total)
             said["get", name].append((both - put) / total)
-    for mode in ("put", "get"):
+    for mode in MODES:
         for name in names:
             print(f"{mode}  {name}: " + " ".join(f"{value:,.0f}" for value in said[mode, name]) + " instructions")
-    ratios = {mode: median(said[mode, names[0]]) / median(said[mode, names[1]]) for mode in ("put", "get")}
+    ratios = {mode: median(said[mode, names[0]]) / median(said[mode, names[1]]) for mode in MODES}
     print("  ".join(f"{mode} ratio {ratio:.3f}" for mode, ratio in ratios.items()))
     return [mode for mode, ratio in ratios.items() if ratio > 1.01]
 
@@ -117,33 +170,18 @@ def main() -> None:
         trees = (HERE, os.path.abspath(options.other))
         more = count(options.loadgen, names, trees, options.total, options.rounds)
         sys.exit(f"more instructions: {', '.join(more)}" if more else 0)
-    said: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
-    with (
-        tempfile.TemporaryDirectory(dir=options.directory, prefix="bench-") as place,
-        daemon(HERE, f"{place}/0") as first,
-        daemon(os.path.abspath(options.other or HERE), f"{place}/1") as second,
-    ):
+    directory = os.path.abspath(options.directory)  # each server runs in its own tree
+    with tempfile.TemporaryDirectory(dir=directory, prefix="bench-") as place:
         if options.backlog:
             print(f"putting {options.backlog:,} messages", file=sys.stderr)
-            run(options.loadgen, first, "put", options.backlog)
-        for number in range(options.rounds):
-            print(f"round {number + 1} of {options.rounds}", file=sys.stderr)
-            pairs = list(zip(names, (first, second), strict=True))
-            for mode in ("put", "get"):
-                for name, server in pairs if number % 2 else reversed(pairs):
-                    said[mode, name].append(run(options.loadgen, server, mode, options.total))
-    slow = []
-    for mode in ("put", "get"):
-        rates = [median(rate for rate, _ in said[mode, name]) for name in names]
-        times = [median(time for _, time in said[mode, name]) for name in names]
-        for name in names:
-            print(f"{mode}  {name}: " + " ".join(f"{rate:,.0f}" for rate, _ in said[mode, name]) + " messages/s")
-        print(
-            f"{mode}  medians {rates[0]:,.0f} to {rates[1]:,.0f} messages/s: ratio {rates[0] / rates[1]:.3f};"
-            f" processor {times[0]:.1f} to {times[1]:.1f} us: ratio {times[0] / times[1]:.3f}"
-        )
-        if rates[0] < (1 - options.tolerance) * rates[1]:
-            slow.append(mode)
+            with daemon(HERE, f"{place}/backlog") as server:
+                run(options.loadgen, server, "put", options.backlog)
+            first = partial(measure, options.loadgen, HERE, f"{place}/backlog", options.total)
+        else:
+            first = partial(measure_fresh, options.loadgen, HERE, place, options.total)
+        second = partial(measure_fresh, options.loadgen, os.path.abspath(options.other or HERE), place, options.total)
+        ratios = compare(names, (first, second), options.rounds)
+    slow = [mode for mode, ratio in ratios.items() if ratio < 1 - options.tolerance]
     if slow:
         sys.exit(f"slower by more than {options.tolerance:.0%}: {', '.join(slow)}")
 
