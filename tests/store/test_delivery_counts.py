@@ -9,6 +9,7 @@ from simdisk import SimDisk
 from test_faults import new_disk, put, turn
 
 from radiator.store.file.engine import FileStore
+from radiator.store.file.spares import Puts
 from radiator.store.file.syncer import InlineJobs, InlineSyncer
 
 
@@ -76,7 +77,7 @@ def test_on_a_full_disk_they_may_be_low() -> None:
     disk.capacity = disk.used()
     store.tick(100.0)
     turn(store)
-    assert store._spares.full
+    assert store._spares.puts is Puts.REFUSED
     give_back_one(store)
     store.close()
     disk.capacity = None

@@ -19,7 +19,7 @@ from radiator.errors import Refused, StoreBusy, StoreFailed
 from radiator.message import Delivery, Message
 from radiator.store.base import StoreQueue, Unit
 from radiator.store.file.engine import FileStore
-from radiator.store.file.spares import Spares
+from radiator.store.file.spares import Puts, Spares
 from radiator.store.file.syncer import InlineJobs, InlineSyncer
 
 SEGMENT = 32768
@@ -338,7 +338,7 @@ def test_a_transaction_of_acks_alone_has_room_on_a_full_disk() -> None:
     disk.capacity = 3 << 24  # the spares, and no byte more
     store = FileStore(DIRECTORY, fsio=disk, syncer=InlineSyncer(disk), jobs=InlineJobs())
     store.open(0.0, 1)
-    assert store._spares.full
+    assert store._spares.puts is Puts.REFUSED
     limits = Limits()
     count = limits.transaction // OPERATION_BYTES
     transaction = Transaction()
@@ -621,7 +621,7 @@ def test_a_flood_of_acks_is_never_more_than_a_spare_can_hold(alone: bool) -> Non
     queues = [queue, store.declare("/queue/b")]
     unit = Unit()
     unit.put(Message(12, True, b"", b"x"), queues)
-    while not store._spares.full:
+    while store._spares.puts is not Puts.REFUSED:
         for _ in range(50):
             store.append(unit)
         turn(store)
@@ -896,7 +896,7 @@ def test_copies_that_come_to_no_end_leave_a_spare_for_the_acks() -> None:
     unit = Unit()
     unit.put(Message(12, True, b"d:x\n", bytes(900)), [queue])
     count = 0
-    while not store._spares.full:
+    while store._spares.puts is not Puts.REFUSED:
         store.append(unit)
         count += 1
         if count % 15 == 0:

@@ -20,7 +20,7 @@ from radiator.store.file.engine import FileStore
 from radiator.store.file.format import Names
 from radiator.store.file.reclaim import remove
 from radiator.store.file.segment import Segment
-from radiator.store.file.spares import SPARES, Spares
+from radiator.store.file.spares import SPARES, Puts, Spares
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
@@ -180,14 +180,14 @@ def test_a_spare_that_cannot_be_made_is_left_to_the_tick(number: int) -> None:
     made = spares.next()
     assert not spares.make(made)
     spares.made(made, 0)
-    assert (spares.wanted, spares.full, jobs.ran) == (False, True, 0)
+    assert (spares.wanted, spares.puts, jobs.ran) == (False, Puts.REFUSED, 0)
     mend()
     spares.tick(1.0)
     assert spares.wanted
     while spares.wanted:
         made = spares.next()
         spares.made(made, spares.make(made))
-    assert (spares.short, spares.full, jobs.ran) == (False, False, 1 + SPARES)
+    assert (spares.short, spares.puts, jobs.ran) == (False, Puts.TAKEN, 1 + SPARES)
 
 
 @pytest.mark.parametrize("number", NO_ROOM)
@@ -205,7 +205,7 @@ def test_without_inodes_puts_are_refused_and_nothing_else(number: int) -> None:
     mend()
     owner.second(5)
     owner.put(b"more")
-    assert not owner.store._spares.full
+    assert owner.store._spares.puts is Puts.TAKEN
 
 
 # ------------------------------------------------------------------ notes that a full disk refuses at a start

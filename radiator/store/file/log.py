@@ -31,7 +31,7 @@ from radiator.store.file.reclaim import dead_segments, remove
 from radiator.store.file.record import BLOCK, BatchWriter, scan_batch
 from radiator.store.file.recovery import Recovered
 from radiator.store.file.segment import FULL_ERRORS, OPENING_OFFSET, Birth, Segment, address_of
-from radiator.store.file.spares import Spares
+from radiator.store.file.spares import Puts, Spares
 from radiator.store.file.syncer import JobRunner, SyncWorker
 from radiator.store.file.watermark import Watermark, write_watermark
 
@@ -296,9 +296,9 @@ class Log:
         name, and is large enough. Blocks that are only free another program may take, and the copies pin a spare: also
         those of a copying that never comes to its end, since the broker is stopped or killed.
         """
-        if not self._spares.full:
+        if self._spares.puts is not Puts.REFUSED:
             return True
-        if not self._spares.may_be_pinned or self._fsio.size(victim.fd) < self._spares.least:
+        if not self._spares.one_to_lose or self._fsio.size(victim.fd) < self._spares.least:
             return False
         room = self.tail.allocated - self.tail.end - 4 * BLOCK if self._ours else 0
         return victim.live_bytes + victim.live_bytes // 8 <= room and self._fsio.links(victim.fd) == 1
@@ -313,11 +313,11 @@ class Log:
         filling = self.filling
         if self._birth or self.closed or (not filling.empty and filling.size + size > self._batch_bytes):
             return False
-        if not self._spares.full:
+        if self._spares.puts is not Puts.REFUSED:
             return True
         flight = 0 if self._flight is None else len(self._flight.data)
         room = self.tail.allocated - self.tail.end - flight - filling.size
-        return self._ours and self._spares.may_be_pinned and size + self._spares.size // 4 <= room
+        return self._ours and self._spares.one_to_lose and size + self._spares.size // 4 <= room
 
     def completed(self) -> None:
         """Take what the sync worker and the jobs have done, and keep the sync worker at work."""
@@ -381,7 +381,7 @@ class Log:
             predecessor=tail,
             sync_predecessor=self._synced < tail.end_address,
             # What stands behind the end of an inherited tail is evidence.
-            cut_predecessor=self._ours and not self._spares.full,
+            cut_predecessor=self._ours and self._spares.puts is not Puts.REFUSED,
             room=self._next.size + BLOCK,
             spare=self._spares.path(),
         )
@@ -463,7 +463,7 @@ class Log:
 
     def _bury_dead(self) -> None:
         # A start writes nothing, but where the disk is full its first write needs the blocks of what is dead.
-        if self._job is not None or not (self._ours or self._spares.full):
+        if self._job is not None or not (self._ours or self._spares.puts is Puts.REFUSED):
             return
         dead = [segment for segment in dead_segments(self._ledger, self.tail) if self._quarantine.noted(segment.number)]
         if not dead:
@@ -552,14 +552,18 @@ class Log:
         """
         self.flush()
         self._wait()
-        if self._ledger.recounted and not self._spares.full and self._spares.holds(self._opening_bytes()):
+        if (
+            self._ledger.recounted
+            and self._spares.puts is not Puts.REFUSED
+            and self._spares.holds(self._opening_bytes())
+        ):
             self._begin_birth()
             self._wait()
         if not self._ours:
             return None
         fsio, tail = self._fsio, self.tail
         try:
-            if not self._spares.full:
+            if self._spares.puts is not Puts.REFUSED:
                 fsio.truncate(tail.fd, tail.end)
             fsio.sync(tail.fd)
             mark = Watermark(self._sequence + 1, tail.end_address, clean=True)

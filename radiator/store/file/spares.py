@@ -13,14 +13,20 @@ already might find no room. Called by: `engine` (open, check, tick), `log` (birt
 A spare is ready when its first block is zeros. That block is the first to be written by a birth and the last to be
 zeroed again, each with a sync of its own between it and the rest: so its zeros speak for the whole file.
 
+What becomes of puts follows from it, and has three phases (`Puts`):
+
+    HELD      from the start on, until all spares are ready and whole ▸ TAKEN, or the disk is full ▸ REFUSED
+    TAKEN     until the disk is full ▸ REFUSED
+    REFUSED   until the disk has room again ▸ TAKEN
+
 The disk is full from the moment when less than `stop_free` bytes are free, a birth had to take a spare, or one could
 not be made whole, until all are ready and whole and a segment's size more than `stop_free` is free. Meanwhile puts are
 refused and nothing else is: settlements always have room. A segment that holds nothing but settlements is dead when the
 next one is born, so its blocks go round between two; the third is for the puts that were taken before anybody knew.
 
 What is free is not what a file can have: there are quotas, and file systems without an inode left. So a start that
-misses a spare takes no puts before it is made. The birth that took it may have met the disk full, and were a put taken
-in each of three such starts, the ACKs would have no spare.
+misses a spare holds puts back before it is made. The birth that took it may have met the disk full, and were a put
+taken in each of three such starts, the ACKs would have no spare.
 """
 
 from __future__ import annotations
@@ -28,6 +34,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterable
+from enum import Enum
 from typing import Any
 
 from radiator.errors import Refused
@@ -38,7 +45,7 @@ from radiator.store.file.recovery import Report
 from radiator.store.file.segment import FULL_ERRORS, OVERHANG, Segment, write_whole
 from radiator.store.file.syncer import InlineJobs, JobRunner
 
-__all__ = ["CHECK_SECONDS", "SPARES", "Spares", "make_spares"]
+__all__ = ["CHECK_SECONDS", "SPARES", "Puts", "Spares", "make_spares"]
 
 SPARES = 3
 """One that is written, one for the segment after it (only then are the first one's blocks free again), and one that
@@ -54,13 +61,30 @@ CHECK_SECONDS = 1.0
 _ZEROS = bytes(256 * BLOCK)
 
 
+class Puts(Enum):
+    """What becomes of puts. Settlements go on in each phase."""
+
+    TAKEN = "taken"
+    """The disk has room."""
+
+    HELD = "held"
+    """This start misses a spare, or has a small one, and nobody knows yet whether it can be made.
+
+    They wait for that moment, and are taken or refused. A store that runs never comes back to this: what it lacks then,
+    it lacks because the disk is full, or because segments begin with more than before.
+    """
+
+    REFUSED = "refused"
+    """The disk is full: an operator or a consumer must make room."""
+
+
 class Spares:
     """The spare segments of one store.
 
-    `segment_bytes` is what a segment takes, `stop_free` the limit in free bytes; `report` is called once with each
-    change of `full`. Puts are to be refused while `refusing`: the disk is full, or this start still misses a spare.
-    `resumed` is called when they are taken again, or one has room that was too large in `check`. Of all methods only
-    `make` and `recycle` touch the disk after `look`: they are for jobs.
+    `segment_bytes` is what a segment takes, `stop_free` the limit in free bytes. `puts` is what becomes of puts now;
+    `report` is called once when the disk is full, and once when it is no more. `resumed` is called when puts are taken
+    from now on, or one has room that was too large in `check`. Of all methods only `make` and `recycle` touch the disk
+    after `look`: they are for jobs.
     """
 
     __slots__ = (
@@ -79,9 +103,8 @@ class Spares:
         "_size",
         "_stop_free",
         "_too_large",
-        "full",
         "least",
-        "refusing",
+        "puts",
         "resumed",
         "wanted",
     )
@@ -89,8 +112,8 @@ class Spares:
     def __init__(
         self, fsio: Fsio, jobs: JobRunner, names: Names, *, segment_bytes: int, stop_free: int, report: Report
     ) -> None:
-        self.full = False
-        self.refusing = False
+        self.puts = Puts.HELD
+        """Changed by `_judge` alone."""
         self.wanted = False
         """A spare is missing or small, and `make` may succeed."""
         self.resumed: Callable[[], None] = _nobody
@@ -129,7 +152,6 @@ class Spares:
                 self._ready[number] = size
             else:
                 self._remains.add(number)
-        self.refusing = self.short
         free = self._fsio.free_bytes(self._names.directory)
         self._found(free)
         # The first write needs a new segment: where that would take a spare, no put may be the one that does.
@@ -140,11 +162,6 @@ class Spares:
     def short(self) -> bool:
         """A spare is missing, or has less than its size."""
         return bool(self._lacks())
-
-    @property
-    def pending(self) -> bool:
-        """This start misses a spare, and has not been told yet that it cannot be made."""
-        return self.refusing and not self.full
 
     @property
     def size(self) -> int:
@@ -161,13 +178,14 @@ class Spares:
         return self._names.spare(self._largest()) if self._ready else None
 
     @property
-    def may_be_pinned(self) -> bool:
-        """May messages that live on be written where they pin the newest segment, whose blocks may be a spare's?
+    def one_to_lose(self) -> bool:
+        """Is there one more than a full disk's settlements need?
 
+        Only then may messages that live on be written where they pin the newest segment, whose blocks may be a spare's.
         Where all goes wrong from then on, the next start needs a spare for its first ACK, and that segment is dead, and
         a spare again, only behind the one after it.
         """
-        return not self.full or len(self._ready) > 1
+        return len(self._ready) > 1
 
     def holds(self, length: int) -> bool:
         """Is there a spare of so many bytes?"""
@@ -191,7 +209,7 @@ class Spares:
 
     def refusal(self, size: int = 0) -> Refused:
         """Why a put is refused, or one of `size` bytes in one piece."""
-        if not (size or self.full):
+        if self.puts is Puts.HELD and not size:
             return Refused(
                 "the store has just been started, and its spare segments are not ready yet, without which a full disk "
                 "would have no room for ACKs: persistent messages are taken when they are made"
@@ -246,25 +264,29 @@ class Spares:
         self._free = free
         lacks = self._lacks().values()
         self.wanted = bool(self._remains) or any(lack <= free for lack in lacks)
-        if self.full:
+        if self.puts is Puts.REFUSED:
             self._judge(bool(lacks) or free < self._stop_free + self._segment_bytes)
         else:
             self._judge(free < self._stop_free or free < sum(lacks))
-        if self._too_large and not self.refusing and self._takes(self._too_large, self._too_large):
+        if self._too_large and self.puts is Puts.TAKEN and self._takes(self._too_large, self._too_large):
             self._resume()
 
     def _judge(self, full: bool) -> None:
-        """The disk is full, or has room: puts are taken where it has, and nothing is short since the start."""
-        changed, self.full = full != self.full, full
-        refused, self.refusing = self.refusing, full or (self.refusing and self.short)
-        if changed:
-            state = {"free": self._free, "stop_free": self._stop_free, "segment": self._segment_bytes}
-            if full:
-                self._report("the disk is full: persistent messages are refused until there is room", **state)
-            else:
-                self._report("the disk has room again: persistent messages are taken", **state)
-        if refused and not self.refusing:
-            self._resume()
+        """The disk is full, or has room: here, and nowhere else, the phase follows, and is told where it is another."""
+        before = self.puts
+        if full:
+            self.puts = Puts.REFUSED
+        elif before is not Puts.HELD or not self.short:
+            self.puts = Puts.TAKEN
+        if self.puts is before:
+            return
+        state = {"free": self._free, "stop_free": self._stop_free, "segment": self._segment_bytes}
+        if self.puts is Puts.REFUSED:
+            self._report("the disk is full: persistent messages are refused until there is room", **state)
+            return
+        if before is Puts.REFUSED:
+            self._report("the disk has room again: persistent messages are taken", **state)
+        self._resume()
 
     def _resume(self) -> None:
         """What was refused may be tried again; what is still too large is refused again, and then known again."""
@@ -333,7 +355,7 @@ class Spares:
 
     def places(self) -> list[int]:
         """The spares that dead segments should become: none while unlinking them does."""
-        if not self.full:
+        if self.puts is not Puts.REFUSED:
             return []
         return [n for n in range(1, SPARES + 1) if n not in self._ready and n not in self._remains]
 
