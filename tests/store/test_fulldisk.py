@@ -215,9 +215,9 @@ def test_it_recovers_with_a_margin_and_says_both_once() -> None:
     assert owner.events == [FULL, ROOM, FULL]
 
 
-def unit_of(owner: Owner) -> Unit:
+def unit_of(owner: Owner, size: int = 1) -> Unit:
     unit = Unit()
-    unit.put(Message(12, True, b"destination:x\n", b"x"), [owner.queue])
+    unit.put(Message(12, True, b"destination:x\n", bytes(size)), [owner.queue])
     return unit
 
 
@@ -927,6 +927,52 @@ def test_copies_that_come_to_no_end_leave_a_spare_for_the_acks() -> None:
             store.tick(0.1 * tick)
             turn(store)
         assert store.committed >= number
+
+
+@pytest.mark.parametrize("quota", [False, True])
+def test_a_start_copies_nothing_before_it_knows_of_its_spares(quota: bool) -> None:
+    """Where they cannot be made, the copies would stand in the batch that takes the last one, and pin it."""
+    owner = Owner(new_disk())
+    owner.store._reclaim.stop()
+    for _ in range(20):
+        for _ in range(10):
+            owner.store.append(unit_of(owner, 900))
+        turn(owner.store)
+    for delivery in owner.store.claim(owner.queue, 200, 1 << 20):
+        if delivery.id % 3:
+            owner.store.settle(owner.queue, delivery.id)
+    owner.second(2)
+    disk = owner.disk.survive()
+    for name in spares(disk)[1:]:
+        disk.unlink(f"{LOG}/{name}")
+    if quota:
+        over_quota(disk, "blocks")
+    owner = Owner(disk)
+    jobs = owner.store._jobs
+    run, late = jobs.run, list[Any]()
+
+    def defer(function: Any, done: Any, *, urgent: bool = False) -> None:
+        """A spare is long in the making."""
+        if urgent:
+            late.append((function, done))
+        else:
+            run(function, done)
+
+    jobs.run = defer  # type: ignore[method-assign]
+    owner.second(5)
+    assert owner.store._spares.puts is Puts.HELD
+    assert owner.store._reclaim.victim is not None
+    jobs.run = run  # type: ignore[method-assign]
+    for function, done in late:
+        run(function, done)
+    turn(owner.store)
+    if quota:
+        disk = disk.survive()
+        over_quota(disk, "blocks")
+        assert Owner(disk).ack() == bytes(900)
+    else:
+        owner.second(5)
+        assert owner.store._reclaim.copied_bytes
 
 
 def test_when_there_is_room_again_whoever_waits_is_told() -> None:

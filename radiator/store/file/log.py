@@ -308,13 +308,14 @@ class Log:
 
         Not while that is not the next one, or waits for a birth: the next segment has room for the batch as it was; nor
         where it would be larger than a batch should be. On a full disk only where the newest segment has room for them
-        and for the settlements that come with them, since a spare may be too small, and may be pinned.
+        and for the settlements that come with them, since a spare may be too small, and may be pinned. A start that
+        misses a spare may be on such a disk: it waits, as puts do.
         """
         filling = self.filling
         if self._birth or self.closed or (not filling.empty and filling.size + size > self._batch_bytes):
             return False
         if self._spares.puts is not Puts.REFUSED:
-            return True
+            return self._spares.puts is Puts.TAKEN
         flight = 0 if self._flight is None else len(self._flight.data)
         room = self.tail.allocated - self.tail.end - flight - filling.size
         return self._ours and self._spares.one_to_lose and size + self._spares.size // 4 <= room
