@@ -87,15 +87,15 @@ def test_what_is_no_file_is_damage_and_is_moved_away(which: str, harm: Harm, dat
     path = {"oldest": segments[0], "newest": segments[-1]}.get(which, data / which)
     harm(path)
     before = contents(data)
-    harmless = which == "watermark" and harm is to_nowhere  # as if there were none
     for arguments in READ_ONLY:
-        assert run(["store", *arguments, "--data-dir", str(data)]) == (0 if harmless else 65), arguments
+        assert run(["store", *arguments, "--data-dir", str(data)]) == 65, arguments
         told = capsys.readouterr()
-        assert harmless or str(path) in told.out + told.err
+        assert str(path) in told.out + told.err
+        assert harm is not to_nowhere or "leads to nothing" in told.out + told.err
     assert contents(data) == before
     assert run(["store", "repair", "--yes", "--json", "--data-dir", str(data)]) == 0
     named = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert harmless or os.path.lexists(data / "quarantine" / path.name) or which == "FORMAT"
+    assert os.path.lexists(data / "quarantine" / path.name)
     assert run(["store", "check", "--deep", "--data-dir", str(data)]) == 0
     lost = set(whole) - set(ids(data, capsys))
     assert bool(lost) == (which in ("oldest", "newest"))
@@ -118,7 +118,12 @@ def to_pipe_from_directory(path: Path) -> None:
     os.mkfifo(path)
 
 
-@pytest.mark.parametrize("harm", [to_directory, to_pipe, to_itself])
+def to_nowhere_from_directory(path: Path) -> None:
+    shutil.rmtree(path)
+    path.symlink_to("/nowhere/at/all")
+
+
+@pytest.mark.parametrize("harm", [to_directory, to_pipe, to_nowhere, to_itself])
 def test_a_spare_that_is_no_file_is_moved_away(harm: Harm, data: Path, capsys: Output) -> None:
     """A broker does not start beside one; to have none is fine, since a start makes new ones."""
     whole = ids(data, capsys)
@@ -159,7 +164,16 @@ def test_a_spare_and_a_segment_at_once(data: Path, capsys: Output) -> None:
 
 
 @pytest.mark.parametrize(
-    ("which", "harm"), [("lock", to_directory), ("quarantine", to_file), ("quarantine", to_pipe_from_directory)]
+    ("which", "harm"),
+    [
+        ("lock", to_directory),
+        ("lock", to_pipe),
+        ("lock", to_nowhere),
+        ("lock", to_itself),
+        ("quarantine", to_file),
+        ("quarantine", to_pipe_from_directory),
+        ("quarantine", to_nowhere_from_directory),
+    ],
 )
 def test_a_place_that_is_of_the_wrong_kind_is_for_the_operator(
     which: str, harm: Harm, data: Path, capsys: Output

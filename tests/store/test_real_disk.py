@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,79 @@ def test_a_segment_that_lies_elsewhere_is_in_a_snapshot_itself(tmp_path: Path) -
     for segment in segments:
         assert not (tmp_path / "saved/log" / segment.name).is_symlink()
     assert (tmp_path / "saved/log" / segments[0].name).samefile(tmp_path / "other" / segments[0].name)
+
+
+def test_a_link_to_what_is_not_there_is_no_absence_and_makes_nothing(tmp_path: Path) -> None:
+    fsio = RealFsio()
+    link, target = tmp_path / "link", tmp_path / "target"
+    link.symlink_to(target)
+    calls: list[Callable[[str], object]] = [
+        fsio.open,
+        lambda path: fsio.open(path, write=True),
+        lambda path: fsio.open(path, create=True),
+        fsio.lock,
+        fsio.list_directory,
+        fsio.lock_directory,
+        fsio.sync_directory,
+        lambda path: fsio.link(path, f"{path}.too"),
+    ]
+    for call in calls:
+        with pytest.raises(OSError, match="leads to nothing") as told:
+            call(str(link))
+        assert (told.value.errno, told.value.filename) == (errno.ELOOP, str(link))
+    assert os.listdir(tmp_path) == ["link"]
+    for call in calls[:2]:
+        with pytest.raises(FileNotFoundError):
+            call(str(target))
+    fsio.close(fsio.open(str(target), create=True))
+    target.write_bytes(b"body")
+    for options, left in (({}, b"body"), ({"write": True}, b"body"), ({"create": True}, b"")):
+        fsio.close(fsio.open(str(link), **options))
+        assert target.read_bytes() == left
+    fsio.close(fsio.lock(str(link)))
+
+
+def test_a_lock_is_a_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "lock")
+    with pytest.raises(OSError, match="no regular file"):
+        RealFsio().lock(str(tmp_path / "lock"))
+
+
+@pytest.mark.parametrize(
+    "which", ["FORMAT", "watermark", "lock", "log", "quarantine", "log/spare-1", "oldest", "newest"]
+)
+def test_a_start_is_refused_where_a_link_leads_to_nothing(which: str, tmp_path: Path) -> None:
+    """Nothing is made anew for what lies on a disk that is not there: that would be a second store."""
+    for _ in range(2):
+        store = new_store(tmp_path / "store")
+        put(store, b"body")
+        store.close()
+    segments = sorted((tmp_path / "store/log").glob("*.seg"))
+    path = {"oldest": segments[0], "newest": segments[-1]}.get(which, tmp_path / "store" / which)
+    path.rename(tmp_path / "other")
+    path.symlink_to(tmp_path / "other")
+    new_store(tmp_path / "store").close()
+    (tmp_path / "other").rename(tmp_path / "away")
+    before = files_of(tmp_path)
+    with pytest.raises(StoreFailed) as told:
+        new_store(tmp_path / "store")
+    assert str(told.value).startswith(f"{path}: this is a symbolic link that leads to nothing: the ")
+    assert files_of(tmp_path) == before
+    (tmp_path / "away").rename(tmp_path / "other")
+    store = new_store(tmp_path / "store")
+    assert len(store.claim(store.declare("/queue/a"), 9, 4096)) == 2
+    store.close()
+
+
+def test_a_data_directory_that_leads_to_nothing_is_no_new_store(tmp_path: Path) -> None:
+    (tmp_path / "store").symlink_to(tmp_path / "other")
+    with pytest.raises(StoreFailed, match="leads to nothing"):
+        new_store(tmp_path / "store")
+    assert os.listdir(tmp_path) == ["store"]
+
+
+def files_of(directory: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() if path.is_file() else b"" for path in directory.rglob("*")}
 
 
 def test_a_directory_that_cannot_be_made_is_a_failure(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Every file operation of the store, behind one small interface: the real disk here, a simulated one in the tests.
 
 It must never decide anything: no retry, no format, no policy. Errors are OSError, as the kernel gave them; only the
-reads that must not block answer None instead. Paths are whole, offsets and lengths are bytes.
+reads that must not block answer None instead, and a symbolic link that leads to nothing is no absence, but ELOOP:
+what it stands for may be on a disk that is not mounted. Paths are whole, offsets and lengths are bytes.
 Called by: everything in `store.file` that touches a file; nothing in `store.file` touches one in another way.
 """
 
@@ -13,7 +14,7 @@ import os
 import stat
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 __all__ = ["Fsio", "RealFsio", "naming"]
@@ -42,7 +43,10 @@ class Fsio(Protocol):
         """The same of the directory itself; None where its file system knows no such lock."""
 
     def open(self, path: str, *, write: bool = False, create: bool = False) -> int:
-        """Open a regular file; `create` makes it or empties it, and opens it for writing. Never waits for a peer."""
+        """Open a regular file; `create` makes it or empties it, and opens it for writing. Never waits for a peer.
+
+        FileNotFoundError says that nothing has this name.
+        """
 
     def close(self, fd: int) -> None:
         """Close it."""
@@ -104,6 +108,17 @@ def naming(path: str) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def _absence(path: str) -> Iterator[None]:
+    """Let FileNotFoundError say that there is no such name, and nothing else."""
+    try:
+        yield
+    except FileNotFoundError:
+        if os.path.islink(path) and not os.path.exists(path):
+            raise OSError(errno.ELOOP, "this is a symbolic link that leads to nothing", path) from None
+        raise
+
+
 class RealFsio:
     """The operating system's files. Safe to use from several threads."""
 
@@ -114,17 +129,18 @@ class RealFsio:
         os.makedirs(path, mode=0o700, exist_ok=True)
 
     def list_directory(self, path: str) -> list[str]:
-        return sorted(os.listdir(path))
+        with _absence(path):
+            return sorted(os.listdir(path))
 
     def sync_directory(self, path: str) -> None:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        fd = self._open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(fd)
         finally:
             os.close(fd)
 
     def lock(self, path: str) -> int:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        fd = self._open_file(path, os.O_RDWR, create=True)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -133,7 +149,7 @@ class RealFsio:
         return fd
 
     def lock_directory(self, path: str) -> int | None:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        fd = self._open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -145,13 +161,24 @@ class RealFsio:
 
     def open(self, path: str, *, write: bool = False, create: bool = False) -> int:
         flags = os.O_RDWR if write or create else os.O_RDONLY
+        return self._open_file(path, flags | os.O_TRUNC if create else flags, create)
+
+    def _open_file(self, path: str, flags: int, create: bool) -> int:
+        flags |= os.O_NONBLOCK  # which only pipes and devices know: those are refused below
+        fd = -1
         if create:
-            flags |= os.O_CREAT | os.O_TRUNC
-        fd = os.open(path, flags | os.O_NONBLOCK, 0o600)  # which only pipes and devices know: those are refused below
+            with suppress(FileExistsError):
+                fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)  # else a link's target would be made
+        if fd < 0:
+            fd = self._open(path, flags)
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
             raise OSError(errno.EINVAL, "this is no regular file", path)
         return fd
+
+    def _open(self, path: str, flags: int) -> int:
+        with _absence(path):
+            return os.open(path, flags)
 
     def close(self, fd: int) -> None:
         os.close(fd)
@@ -239,7 +266,8 @@ class RealFsio:
         os.rename(source, target)
 
     def link(self, source: str, target: str) -> None:
-        os.link(os.path.realpath(source) if os.path.isfile(source) else source, target)
+        with _absence(source):
+            os.link(os.path.realpath(source), target)
 
     def unlink(self, path: str) -> None:
         os.unlink(path)

@@ -9,7 +9,6 @@ OSError is raised then. Called by: `inspect`, `repair`.
 
 from __future__ import annotations
 
-import errno
 from collections import Counter
 from collections.abc import Iterator
 
@@ -213,15 +212,13 @@ def misplaced(fsio: Fsio, names: Names) -> Iterator[tuple[str, str, str]]:
     """
     advice = "move it away by hand while no broker runs; a broker makes it anew"
     try:
-        fsio.list_directory(names.lock)
-    except (FileNotFoundError, NotADirectoryError):
+        fsio.close(fsio.open(names.lock))  # which leaves alone what a broker holds
+    except FileNotFoundError:
         pass
     except OSError as error:
-        if error.errno != errno.ELOOP:
+        if not is_damage(error):
             raise
-        yield "lock", names.lock, f"it cannot be locked: {error.strerror}; {advice}"
-    else:
-        yield "lock", names.lock, f"it cannot be locked: this is a directory; {advice}"
+        yield "lock", names.lock, f"it cannot be locked: {error.strerror or error}; {advice}"
     try:
         fsio.list_directory(names.quarantine)
     except FileNotFoundError:
