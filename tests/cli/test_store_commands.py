@@ -467,6 +467,7 @@ def test_beside_a_running_broker(fsync: str, tmp_path: Path, capsys: Output) -> 
                 assert run(["store", "snapshot", str(directory), "--data-dir", str(daemon.data_dir)]) == 0
                 assert run(["store", "check", "--data-dir", str(daemon.data_dir)]) == 0, capsys.readouterr().out
                 assert run(["store", "stats", "--data-dir", str(daemon.data_dir)]) == 0
+                assert run(["store", "dump", "--data-dir", str(daemon.data_dir)]) == 0
                 capsys.readouterr()
                 assert run(["store", "dump", "--queue", "/queue/a", "--data-dir", str(directory)]) == 0
                 found = [int(line["headers"]["n"]) for line in lines(capsys.readouterr().out)]

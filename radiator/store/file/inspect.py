@@ -30,12 +30,10 @@ from radiator.store.file.record import (
 from radiator.store.file.recovery import recover
 from radiator.store.file.salvage import Batch
 from radiator.store.file.segment import OPENING_OFFSET, where
-from radiator.store.file.survey import survey
+from radiator.store.file.survey import look, steady
 from radiator.store.file.views import PLACES, Finding, QueueView, SegmentView, Survey, no_progress
 
 __all__ = ["Checked", "Entry", "check", "entries", "records", "stats", "would_start"]
-
-_LOOKS = 6
 
 
 class Checked(NamedTuple):
@@ -100,14 +98,15 @@ def would_start(fsio: Fsio, names: Names, store_id: bytes, progress: Progress = 
 def check(fsio: Fsio, names: Names, *, deep: bool = False, progress: Progress = no_progress) -> Checked:
     """Hold the store against every rule. StoreFailed where there is none, OSError where it cannot be read for now.
 
-    A daemon may be writing: then a look can meet a half-written batch, or a segment that goes while it is read. So
-    what is found counts only when the next look finds the same.
+    A daemon may be writing: so what is found counts only where it is `steady`.
     """
-    before: list[Finding] | None = None
-    for look in range(_LOOKS):
-        found = survey(fsio, names, deep=deep, progress=progress)
+    refusal: str | None = None
+
+    def checked() -> Survey:
+        nonlocal refusal
+        refusal = None
+        found = look(fsio, names, deep=deep, progress=progress)
         try:
-            refusal = None
             damage = [finding for finding in found.findings if finding.damage]
             if found.format is not None:
                 refusal = would_start(fsio, names, found.store_id, progress)
@@ -119,15 +118,13 @@ def check(fsio: Fsio, names: Names, *, deep: bool = False, progress: Progress = 
                 if refusal is None and finding.kind in PLACES:
                     refusal = f"{finding.path}: {finding.what}"
             hold_index(found)
-            damage = [finding for finding in found.findings if finding.damage]
         except BaseException:
             found.close()
             raise
-        if not damage or damage == before or look == _LOOKS - 1:
-            break
-        before = damage
-        found.close()
-    return Checked(found, damage, refusal)
+        return found
+
+    found = steady(names, checked)
+    return Checked(found, [finding for finding in found.findings if finding.damage], refusal)
 
 
 # ---------------------------------------------------------------------- the messages

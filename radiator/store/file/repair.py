@@ -31,7 +31,7 @@ from radiator.store.file.inspect import would_start
 from radiator.store.file.record import BatchWriter, decode_message, decode_references, encode_segment_header
 from radiator.store.file.recovery import HOLE, QUEUE_HOLE
 from radiator.store.file.segment import OPENING_OFFSET, address_of, write_whole
-from radiator.store.file.survey import misplaced, require_store, survey
+from radiator.store.file.survey import look, misplaced, require_store
 from radiator.store.file.views import Finding, QueueView, Survey, joined, no_progress
 from radiator.store.file.watermark import Watermark, write_watermark
 
@@ -137,7 +137,7 @@ def _repair(
     made: list[int] = []
     rounds = 0
     while True:
-        found = survey(fsio, names, deep=True, aside=False, progress=progress)
+        found = look(fsio, names, deep=True, aside=False, progress=progress)
         try:
             plan = _plan(found)
             if plan.damage:

@@ -3,14 +3,18 @@
 It must never write, never stop at damage, and never call that damage of which the system gave no look (see `damage`):
 OSError is raised then. Called by: `inspect`, `repair`.
 
-    survey   FORMAT, watermark, the headers of all segments (here) ▸ what the log says (`replay`) ▸ what a start needs
+    look     FORMAT, watermark, the headers of all segments (here) ▸ what the log says (`replay`) ▸ what a start needs
              beside the log ▸ what was set aside
+    survey   a look; where it finds damage, as many as two that find the same need
+
+A daemon may write, rotate and reclaim while its store is read: then a look can meet a half-written batch, or a segment
+that goes. The watermark is read before the segments are listed: whatever it names was there by then.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from radiator.errors import CorruptRecord, StoreDamaged, StoreFailed
 from radiator.store.base import Progress
@@ -21,16 +25,44 @@ from radiator.store.file.record import BLOCK, SegmentHeader, decode_segment_head
 from radiator.store.file.replay import Replay
 from radiator.store.file.salvage import SegmentFile
 from radiator.store.file.spares import SPARES
-from radiator.store.file.views import SegmentView, Survey, no_progress
-from radiator.store.file.watermark import read_watermark
+from radiator.store.file.views import Finding, SegmentView, Survey, no_progress
+from radiator.store.file.watermark import newest_slot, read_slots
 
-__all__ = ["misplaced", "require_store", "survey"]
+__all__ = ["look", "misplaced", "require_store", "steady", "survey"]
+
+_LOOKS = 100
+_PATIENCE = 5
+"""So many looks may pass before it is enough that two have a part of their damage in common."""
 
 
-def survey(
+def survey(fsio: Fsio, names: Names, *, progress: Progress = no_progress) -> Survey:
+    """Read the whole store, maybe beside a daemon: a `look` that is `steady`, with the errors of both."""
+    return steady(names, lambda: look(fsio, names, progress=progress))
+
+
+def steady(names: Names, look: Callable[[], Survey]) -> Survey:
+    """The first look that finds no damage, or that which the look before it found; the others are closed.
+
+    StoreFailed where none of many looks is one: a daemon changes the store faster than it can be read.
+    """
+    before: list[Finding] = []
+    for number in range(_LOOKS):
+        found = look()
+        damage = [finding for finding in found.findings if finding.damage]
+        if not damage or damage == before or (number >= _PATIENCE and not set(damage).isdisjoint(before)):
+            return found
+        before = damage
+        found.close()
+    raise StoreFailed(
+        f"{names.directory} changes faster than it can be read: no two of {_LOOKS} looks found the same, the last one "
+        f"{before[0].path}: {before[0].what}; try again when its broker has less to do, or look at a snapshot"
+    )
+
+
+def look(
     fsio: Fsio, names: Names, *, deep: bool = False, aside: bool = True, progress: Progress = no_progress
 ) -> Survey:
-    """Read the whole store; `deep` verifies the payloads of older segments too.
+    """Read the whole store once; `deep` verifies the payloads of older segments too.
 
     StoreFailed where there is no store at all; OSError where the system does not let it be read. The caller closes the
     survey.
@@ -90,6 +122,7 @@ def _open(found: Survey, deep: bool) -> None:
             raise
         found.odd.append(names.format)
         found.find("format", names.format, f"it cannot be read: {error.strerror or error}")
+    slots = _slots(found)
     headers: dict[int, SegmentHeader | CorruptRecord] = {}
     files: dict[int, SegmentFile] = {}
     try:
@@ -108,7 +141,24 @@ def _open(found: Survey, deep: bool) -> None:
             file.close()
     if not found.segments:
         found.find("log", names.log, "there is no segment, and every store has one")
-    _watermark(found)
+    found.watermark = mark = newest_slot(found.store_id, slots)
+    if mark is not None and found.segments and mark.address >> 32 > found.newest:
+        number = mark.address >> 32
+        what = f"it is missing: the watermark says that it was synced up to offset {mark.address & 0xFFFFFFFF}"
+        found.find("missing-segment", names.segment(number), what, segment=number)
+
+
+def _slots(found: Survey) -> bytes:
+    """The watermark as it stands, for whatever store it is of."""
+    path = found.names.watermark
+    try:
+        return read_slots(found.fsio, path)
+    except OSError as error:
+        if not is_damage(error):
+            raise
+        found.odd.append(path)
+        found.find("watermark", path, f"it cannot be read: {error.strerror or error}")
+        return b""
 
 
 def _open_segments(
@@ -187,22 +237,6 @@ def _place(found: Survey, file: SegmentFile, what: str, header: SegmentHeader | 
     if header is not None:
         segment.created_ms = header.created_ms
         segment.capacity = header.capacity
-
-
-def _watermark(found: Survey) -> None:
-    names = found.names
-    try:
-        found.watermark = mark = read_watermark(found.fsio, names.watermark, found.store_id)
-    except OSError as error:
-        if not is_damage(error):
-            raise
-        found.odd.append(names.watermark)
-        found.find("watermark", names.watermark, f"it cannot be read: {error.strerror or error}")
-        return
-    if mark is not None and found.segments and mark.address >> 32 > found.newest:
-        number = mark.address >> 32
-        what = f"it is missing: the watermark says that it was synced up to offset {mark.address & 0xFFFFFFFF}"
-        found.find("missing-segment", names.segment(number), what, segment=number)
 
 
 def misplaced(fsio: Fsio, names: Names) -> Iterator[tuple[str, str, str]]:

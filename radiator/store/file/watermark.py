@@ -1,7 +1,7 @@
 """The watermark: a small file that says up to which address the log is known to be synced.
 
 It must never say more than was synced; it may say less, be torn, or be missing. Two slots are written in turn, so a
-torn write leaves the one before. Called by: `engine` (write, in a job), `recovery` (read).
+torn write leaves the one before. Called by: `engine` (write, in a job), `recovery` and `survey` (read).
 
     slot, 512 bytes, little-endian; slot number = sequence % 2
      0  magic     8s   "RADMARK1"
@@ -21,7 +21,16 @@ from zlib import crc32
 
 from radiator.store.file.fsio import Fsio, naming
 
-__all__ = ["SLOT_BYTES", "Watermark", "decode_slot", "encode_slot", "read_watermark", "write_watermark"]
+__all__ = [
+    "SLOT_BYTES",
+    "Watermark",
+    "decode_slot",
+    "encode_slot",
+    "newest_slot",
+    "read_slots",
+    "read_watermark",
+    "write_watermark",
+]
 
 SLOT_BYTES = 512
 _SLOT = Struct("<8s16sQQI")
@@ -54,19 +63,28 @@ def decode_slot(store_id: bytes, data: bytes) -> Watermark | None:
     return Watermark(sequence, address, bool(flags & _CLEAN))
 
 
-def read_watermark(fsio: Fsio, path: str, store_id: bytes) -> Watermark | None:
-    """The newest slot that verifies; None where there is none."""
+def read_slots(fsio: Fsio, path: str) -> bytes:
+    """Both slots as they stand; nothing where there is no file."""
     try:
         fd = fsio.open(path)
     except FileNotFoundError:
-        return None
+        return b""
     try:
         with naming(path):
-            data = bytes(fsio.read(fd, 0, 2 * SLOT_BYTES))
+            return bytes(fsio.read(fd, 0, 2 * SLOT_BYTES))
     finally:
         fsio.close(fd)
+
+
+def newest_slot(store_id: bytes, data: bytes) -> Watermark | None:
+    """The newest slot that verifies; None where there is none."""
     slots = [decode_slot(store_id, data[start : start + SLOT_BYTES]) for start in (0, SLOT_BYTES)]
     return max((slot for slot in slots if slot is not None), default=None)
+
+
+def read_watermark(fsio: Fsio, path: str, store_id: bytes) -> Watermark | None:
+    """The newest slot that verifies; None where there is none."""
+    return newest_slot(store_id, read_slots(fsio, path))
 
 
 def write_watermark(fsio: Fsio, path: str, store_id: bytes, mark: Watermark, *, sync: bool) -> None:
