@@ -18,6 +18,7 @@ from radiator.store.file.format import Format, encode_format
 from radiator.store.file.inspect import check
 from radiator.store.file.record import encode_segment_header
 from radiator.store.file.repair import Plan, Repaired, repair
+from radiator.store.file.watermark import Watermark, write_watermark
 
 
 @pytest.fixture(scope="module")
@@ -212,6 +213,71 @@ def test_the_format_of_another_store(built: Built) -> None:
     assert (result.done, result.plan.redelivered, gone(result)) == (True, False, set())
     assert state_of(disk) == built.state
     assert disk.contents()[f"{NAMES.quarantine}/FORMAT"] == data
+
+
+def foreign(disk: SimDisk, *numbers: int) -> None:
+    """Segments of another store under these numbers."""
+    for number in numbers:
+        data = bytes(encode_segment_header(bytes(range(16)), number, 7, 0)) + bytes(8192)
+        disk.write(disk.open(NAMES.segment(number), create=True), data, 0)
+
+
+@pytest.mark.parametrize("source", ["watermark", "index"])
+@pytest.mark.parametrize("harm", ["removed", "damaged"])
+def test_without_its_format_a_store_is_what_its_watermark_or_index_says(harm: str, source: str) -> None:
+    """However many segments of another one lie among its own."""
+    built = saved()
+    disk = built.disk
+    before = disk.contents()
+    if harm == "removed":
+        remove(disk, NAMES.format)
+    else:
+        spoil(disk, NAMES.format, 20, 4)
+    if source == "watermark":
+        remove(disk, NAMES.index)
+        spoil(disk, NAMES.watermark, 0, 512)  # one slot is enough
+    else:
+        spoil(disk, NAMES.watermark, 0, 1024)
+    foreign(disk, *range(100, 200))
+    result = repair(disk, NAMES, yes, wall_ms=7)
+    assert (result.done, gone(result)) == (True, set())
+    assert disk.contents()[NAMES.format] == before[NAMES.format]
+    assert state_of(disk) == built.state
+    assert NAMES.segment(150) not in disk.contents()
+
+
+@pytest.mark.parametrize("harm", ["removed", "damaged", "of another store"])
+def test_no_identity_is_made_up_from_segments(harm: str, built: Built) -> None:
+    disk = built.disk.copy()
+    if harm == "removed":
+        remove(disk, NAMES.format)
+        remove(disk, NAMES.watermark)
+    elif harm == "damaged":
+        spoil(disk, NAMES.format, 20, 4)
+        spoil(disk, NAMES.watermark, 0, 1024)
+    else:
+        disk.write(disk.open(NAMES.format, create=True), encode_format(Format(bytes(range(16)))), 0)
+        for sequence in (7, 8):
+            write_watermark(disk, NAMES.watermark, bytes(range(16)), Watermark(sequence, 1 << 32, True), sync=True)
+    before = disk.contents()
+    for agree in (yes, lambda plan: False):
+        with pytest.raises(StoreDamaged, match=r"FORMAT does not say which store this is.* restore FORMAT from"):
+            repair(disk, NAMES, agree, wall_ms=7)
+    assert disk.contents() == before
+    checked = check(disk, NAMES)
+    assert checked.damage[0].kind == "format"
+    assert {name: set(held) for name, held in built.state.items()} == {
+        queue.name: {id for id, _, _ in queue.places()} for queue in checked.survey.queues.values()
+    }, "what is readable can be read"
+    checked.survey.close()
+
+
+def test_a_watermark_whose_slots_differ_says_nothing(built: Built) -> None:
+    disk = built.disk.copy()
+    remove(disk, NAMES.format)
+    write_watermark(disk, NAMES.watermark, bytes(range(16)), Watermark(1000, 1 << 32, True), sync=True)
+    with pytest.raises(StoreDamaged, match="does not say which store this is"):
+        repair(disk, NAMES, yes, wall_ms=7)
 
 
 def test_the_only_segment_is_enough_without_its_opening_batch() -> None:

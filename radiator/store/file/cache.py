@@ -2,7 +2,7 @@
 
 It is a cache. It must never be believed beyond its checksums and the clean stop that it names, make a start fail, or
 hold up a stop. Called by: `engine` (saves it after a clean stop), `recovery` (asks for it), `log` (takes it away),
-`agreement` (holds it against the log).
+`agreement` (holds it against the log), `survey` (asks whose it is).
 
 It is good for one moment only: it names the end of the log and the watermark's sequence of the clean stop that it
 belongs to. The first write of the next run begins a new segment, which makes another end, so it is out of date from
@@ -42,7 +42,7 @@ from radiator.store.file.ledger import FileQueue, Ledger
 from radiator.store.file.segment import Segment, write_whole
 from radiator.store.file.watermark import Watermark
 
-__all__ = ["SAVE_SECONDS", "discard_index", "load_index", "read_index", "save_index"]
+__all__ = ["SAVE_SECONDS", "discard_index", "index_owner", "load_index", "read_index", "save_index"]
 
 SAVE_SECONDS = 2.0
 """A stop does not spend more than this on it, whatever the disk does; 10 million messages need 0.5 s here."""
@@ -197,6 +197,27 @@ def read_index(fsio: Fsio, names: Names, store_id: bytes, mark: Watermark) -> It
             yield from _parts(_Reading(fsio, fd), store_id, mark)
     finally:
         fsio.close(fd)
+
+
+def index_owner(fsio: Fsio, names: Names) -> bytes | None:
+    """The id of the store that a saved index is of, whatever stop it is of; None where nothing readable says it.
+
+    OSError where the system does not let it be read, which says nothing about it.
+    """
+    try:
+        fd = fsio.open(names.index)
+        try:
+            with naming(names.index):
+                magic, owner, *_ = _HEADER.unpack(_Reading(fsio, fd).header()[:-4])
+        finally:
+            fsio.close(fd)
+    except CorruptRecord:
+        return None
+    except OSError as error:
+        if not is_damage(error):
+            raise
+        return None
+    return bytes(owner) if magic == _MAGIC else None
 
 
 class _Reading:

@@ -218,8 +218,11 @@ def _check_possible(found: Survey) -> None:
         for finding in found.findings:
             if finding.kind == "format" and "says format version" in finding.what:
                 raise StoreDamaged(finding.what)
-        if not any(found.store_id):
-            raise StoreDamaged(f"{names.format}: no segment says the id of the store; restore FORMAT from a backup")
+        if not found.identified:
+            raise StoreDamaged(
+                f"{names.format} does not say which store this is, and neither watermark nor index does: restore "
+                "FORMAT from a backup or a snapshot of this store; `radiator store dump` shows what is readable"
+            )
 
 
 # ---------------------------------------------------------------------- the deed

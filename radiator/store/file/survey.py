@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 
 from radiator.errors import CorruptRecord, StoreDamaged, StoreFailed
 from radiator.store.base import Progress
+from radiator.store.file.cache import index_owner
 from radiator.store.file.damage import is_damage
 from radiator.store.file.format import MARKER, UNFINISHED, Names, check_directory, read_format
 from radiator.store.file.fsio import Fsio, naming
@@ -26,7 +27,7 @@ from radiator.store.file.replay import Replay
 from radiator.store.file.salvage import SegmentFile
 from radiator.store.file.spares import SPARES
 from radiator.store.file.views import Finding, SegmentView, Survey, no_progress
-from radiator.store.file.watermark import newest_slot, read_slots
+from radiator.store.file.watermark import newest_slot, read_slots, slots_owner
 
 __all__ = ["look", "misplaced", "require_store", "steady", "survey"]
 
@@ -127,14 +128,7 @@ def _open(found: Survey, deep: bool) -> None:
     files: dict[int, SegmentFile] = {}
     try:
         _open_segments(found, deep, files, headers)
-        votes = Counter(header.store_id for header in headers.values() if not isinstance(header, CorruptRecord))
-        if found.format is not None and len(votes) == 1 and found.format.store_id not in votes:
-            found.format = None
-            found.find("format", names.format, "it is that of another store than all segments are of")
-        if found.format is not None:
-            found.store_id = found.format.store_id
-        else:
-            found.store_id = votes.most_common(1)[0][0] if votes else bytes(16)
+        _identify(found, slots, headers)
         _arrange(found, files, headers)
     finally:
         for file in files.values():
@@ -146,6 +140,26 @@ def _open(found: Survey, deep: bool) -> None:
         number = mark.address >> 32
         what = f"it is missing: the watermark says that it was synced up to offset {mark.address & 0xFFFFFFFF}"
         found.find("missing-segment", names.segment(number), what, segment=number)
+
+
+def _identify(found: Survey, slots: bytes, headers: dict[int, SegmentHeader | CorruptRecord]) -> None:
+    """Which store this is: by FORMAT; without one by the watermark or the saved index, which no other place has.
+
+    What the segments say is enough to read them, and no more: some may have been put there by mistake.
+    """
+    votes = Counter(header.store_id for header in headers.values() if not isinstance(header, CorruptRecord))
+    if found.format is not None and len(votes) == 1 and found.format.store_id not in votes:
+        found.format = None
+        found.find("format", found.names.format, "it is that of another store than all segments are of")
+    if found.format is not None:
+        found.store_id = found.format.store_id
+        return
+    owner = slots_owner(slots) or index_owner(found.fsio, found.names)
+    if owner is not None and (owner in votes or not votes):
+        found.store_id = owner
+    else:
+        found.identified = False
+        found.store_id = votes.most_common(1)[0][0] if votes else bytes(16)
 
 
 def _slots(found: Survey) -> bytes:

@@ -95,6 +95,7 @@ class Survey:
         self.names = names
         self.format: Format | None = None
         self.store_id = b""
+        self.identified = True  # else the id is only the one that most segments have
         self.watermark: Watermark | None = None
         self.base: int | None = None
         self.next_queue = 1

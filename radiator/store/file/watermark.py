@@ -29,6 +29,7 @@ __all__ = [
     "newest_slot",
     "read_slots",
     "read_watermark",
+    "slots_owner",
     "write_watermark",
 ]
 
@@ -74,6 +75,16 @@ def read_slots(fsio: Fsio, path: str) -> bytes:
             return bytes(fsio.read(fd, 0, 2 * SLOT_BYTES))
     finally:
         fsio.close(fd)
+
+
+def slots_owner(data: bytes) -> bytes | None:
+    """The id of the store that all slots which verify are of; None where there is none, or each is of another."""
+    owners = set()
+    for slot in (data[:SLOT_BYTES], data[SLOT_BYTES:]):
+        owner = slot[len(_MAGIC) : len(_MAGIC) + 16]
+        if decode_slot(owner, slot) is not None:
+            owners.add(owner)
+    return owners.pop() if len(owners) == 1 else None
 
 
 def newest_slot(store_id: bytes, data: bytes) -> Watermark | None:
