@@ -79,10 +79,13 @@ def _verdict(checked: inspect.Checked) -> str:
     kinds = {finding.kind for finding in checked.damage}
     if kinds == {"unfinished"}:
         return "UNFINISHED: no broker starts on this directory, and there is nothing to repair; see above"
+    kinds -= PLACES
     if checked.refusal is not None:
         verdict = f"a broker does not start on this store: {checked.refusal}"
-        if kinds <= PLACES:
+        if not kinds:
             return f"DAMAGED: {verdict}"
+    elif not kinds:
+        return "DAMAGED: the log is whole, and a broker starts on this store, but not all that it does will succeed"
     elif kinds == {"index"}:
         return "DAMAGED: the log is whole; remove the saved index while no broker runs, then a start reads the log"
     elif kinds <= {"message", "copy"}:

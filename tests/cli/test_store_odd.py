@@ -153,6 +153,108 @@ def test_a_spare_that_is_no_file_is_moved_away(harm: Harm, data: Path, capsys: O
     make(data).close()
 
 
+@pytest.mark.parametrize("harm", [to_directory, to_pipe, to_nowhere, to_itself])
+@pytest.mark.parametrize(
+    ("which", "refused"),
+    [
+        ("index", False),
+        ("index.tmp", False),
+        ("FORMAT.tmp", False),
+        ("log/00000099.seg.tmp", False),
+        ("quarantine/00000001.keep.tmp", False),
+        ("quarantine/{newest}.seg", False),
+        ("quarantine/{newest}.keep", True),
+    ],
+)
+def test_what_stands_in_the_place_of_a_file_is_moved_away(
+    which: str, refused: bool, harm: Harm, data: Path, capsys: Output
+) -> None:
+    """Whether a start is refused beside it, or what a broker does later would fail."""
+    whole = ids(data, capsys)
+    place = data / which.format(newest=log_files(data)[-1].stem)
+    place.touch()
+    harm(place)
+    before = contents(data)
+    assert run(["store", "check", "--data-dir", str(data)]) == 65
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].startswith(f"damage: {place}: it ")
+    assert sum(str(place) in line for line in told[:-1]) == 1
+    assert sum(line.startswith("damage") for line in told) == 1
+    if refused:
+        assert told[-1].startswith(f"DAMAGED: a broker does not start on this store: {place}: ")
+        with pytest.raises(StoreError, match=place.name):
+            make(data)
+    else:
+        assert told[-1].startswith("DAMAGED: the log is whole, and a broker starts on this store, but not all")
+    assert run(["store", "repair", "--data-dir", str(data)]) == 65
+    steps = [line for line in capsys.readouterr().out.splitlines() if line.startswith("to do: ")]
+    assert steps == [f"to do: move {place}, which cannot be used, to {data}/quarantine"]
+    assert contents(data) == before
+    assert run(["store", "repair", "--yes", "--data-dir", str(data)]) == 0
+    assert not os.path.lexists(place)
+    assert [path.name for path in (data / "quarantine").iterdir() if path.name.startswith(place.name)]
+    assert contents(data) == before
+    assert run(["store", "check", "--deep", "--data-dir", str(data)]) == 0
+    assert ids(data, capsys) == whole
+    make(data).close()
+
+
+def test_a_watermark_that_says_nothing_is_a_note(data: Path, capsys: Output) -> None:
+    place = data / "watermark"
+    place.write_bytes(b"x" * 1024)
+    assert run(["store", "check", "--data-dir", str(data)]) == 0
+    assert f"note: {place}: nothing in it verifies or is of this store" in capsys.readouterr().out
+    place.write_bytes(b"")  # as a new store has it
+    assert run(["store", "check", "--data-dir", str(data)]) == 0
+    assert str(place) not in capsys.readouterr().out
+
+
+def test_what_stands_in_the_way_of_a_repair_goes_first(data: Path, capsys: Output) -> None:
+    segments = log_files(data)
+    segments[0].unlink()
+    (data / "FORMAT").unlink()
+    (data / "FORMAT.tmp").mkdir()
+    (data / "log" / f"{int(segments[-1].stem) + 1:08d}.seg.tmp").mkdir()
+    assert run(["store", "repair", "--yes", "--data-dir", str(data)]) == 0
+    assert run(["store", "check", "--deep", "--data-dir", str(data)]) == 0
+    make(data).close()
+
+
+def test_a_file_that_did_not_come_to_its_end_is_a_note(data: Path, capsys: Output) -> None:
+    places = [data / "index.tmp", data / "log" / "00000099.seg.tmp", data / "quarantine" / "00000001.keep.tmp"]
+    for place in places:
+        place.write_bytes(b"begun")
+    (data / "theirs.tmp").mkdir()
+    assert run(["store", "check", "--data-dir", str(data)]) == 0
+    told = capsys.readouterr().out
+    for place in places:
+        assert f"note: {place}: left by what did not come to its end; no part of the store, to be removed" in told
+    assert "theirs" not in told
+    assert run(["store", "repair", "--yes", "--data-dir", str(data)]) == 0
+    assert all(place.read_bytes() == b"begun" for place in places)
+
+
+@pytest.mark.parametrize("arguments", [["check"], ["dump"], ["stats"], ["repair"], ["repair", "--yes"]])
+def test_a_log_on_a_disk_that_is_not_there(arguments: list[str], data: Path, capsys: Output) -> None:
+    """Nothing is made of what is left: the disk may come back."""
+    (data / "log").rename(data.parent / "log")
+    (data / "log").symlink_to("/nowhere/at/all")
+    before = contents(data)
+    assert run(["store", *arguments, "--data-dir", str(data)]) == 65
+    told = capsys.readouterr()
+    assert f"{data}/log" in told.out + told.err
+    assert "leads to nothing" in told.out + told.err
+    assert contents(data) == before
+
+
+@pytest.mark.parametrize("arguments", [*READ_ONLY, ["repair", "--yes"]])
+def test_a_store_on_a_disk_that_is_not_there(arguments: list[str], tmp_path: Path, capsys: Output) -> None:
+    (tmp_path / "data").symlink_to("/nowhere/at/all")
+    assert run(["store", *arguments, "--data-dir", f"{tmp_path}/data"]) == 74
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"radiator: {tmp_path}/data: this is a symbolic link that leads to nothing"
+
+
 def test_a_spare_and_a_segment_at_once(data: Path, capsys: Output) -> None:
     (data / "log" / "spare-2").unlink(missing_ok=True)
     (data / "log" / "spare-2").mkdir()

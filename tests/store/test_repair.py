@@ -479,3 +479,25 @@ def test_a_creation_that_was_cut_short_is_no_damage() -> None:
             continue
         checked.survey.close()
         assert not checked.damage
+
+
+def test_a_note_that_a_start_cannot_read_is_damage(built: Built) -> None:
+    """One about a segment that is still in the log; of those that are not, a start reads none."""
+    disk = built.disk.copy()
+    number = NAMES.segments(disk)[0]
+    disk.make_directory(NAMES.quarantine)
+    paths = [f"{NAMES.quarantine}/{number:08d}.keep", f"{NAMES.quarantine}/90000000.keep"]
+    for path in paths:
+        disk.place(path, b"-\t-\t4096\t-\twhy\n")
+    disk.bad_reads = {(paths[1], 0)}
+    checked = check(disk, NAMES)
+    checked.survey.close()
+    assert (checked.damage, checked.refusal) == ([], None)
+    disk.bad_reads |= {(paths[0], 0)}
+    checked = check(disk, NAMES)
+    checked.survey.close()
+    assert [(finding.kind, finding.path) for finding in checked.damage] == [("kept", paths[0])]
+    assert checked.refusal is not None
+    assert checked.refusal.startswith(f"{paths[0]}: ")
+    with pytest.raises(StoreFailed, match="cannot be opened"):
+        open_store(disk)

@@ -25,7 +25,7 @@ def hold_index(found: Survey) -> None:
     """Note what there is to say about the index of the store `found`; nothing where it has none."""
     fsio, names, mark = found.fsio, found.names, found.watermark
     try:
-        if "index" not in fsio.list_directory(names.directory):
+        if "index" not in fsio.list_directory(names.directory) or names.index in found.odd:
             return
     except FileNotFoundError:
         return

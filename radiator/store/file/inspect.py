@@ -31,7 +31,7 @@ from radiator.store.file.recovery import recover
 from radiator.store.file.salvage import Batch
 from radiator.store.file.segment import OPENING_OFFSET, where
 from radiator.store.file.survey import look, steady
-from radiator.store.file.views import PLACES, Finding, QueueView, SegmentView, Survey, no_progress
+from radiator.store.file.views import NEEDED, Finding, QueueView, SegmentView, Survey, no_progress
 
 __all__ = ["Checked", "Entry", "check", "entries", "records", "stats", "would_start"]
 
@@ -83,7 +83,8 @@ def would_start(fsio: Fsio, names: Names, store_id: bytes, progress: Progress = 
 
     reading = cast("Fsio", _ReadOnly(fsio))
     try:
-        recovered = recover(reading, names, store_id, names.segments(fsio), report, progress)
+        numbers = names.segments(fsio)
+        recovered = recover(reading, names, store_id, numbers, report, progress)
     except StoreDamaged as error:
         return str(error)
     except OSError as error:
@@ -115,7 +116,7 @@ def check(fsio: Fsio, names: Names, *, deep: bool = False, progress: Progress = 
             if refusal is not None and not damage:
                 found.find("start", names.log, refusal)
             for finding in damage:
-                if refusal is None and finding.kind in PLACES:
+                if refusal is None and finding.kind in NEEDED:
                     refusal = f"{finding.path}: {finding.what}"
             hold_index(found)
         except BaseException:

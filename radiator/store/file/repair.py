@@ -32,7 +32,7 @@ from radiator.store.file.record import BatchWriter, decode_message, decode_refer
 from radiator.store.file.recovery import HOLE, QUEUE_HOLE
 from radiator.store.file.segment import OPENING_OFFSET, address_of, write_whole
 from radiator.store.file.survey import look, misplaced, require_store
-from radiator.store.file.views import Finding, QueueView, Survey, joined, no_progress
+from radiator.store.file.views import PLACES, Finding, QueueView, Survey, joined, no_progress
 from radiator.store.file.watermark import Watermark, write_watermark
 
 __all__ = ["Gone", "Plan", "Repaired", "Unknown", "repair"]
@@ -79,7 +79,7 @@ class Plan(NamedTuple):
 class Repaired(NamedTuple):
     """The plan, and whether it was carried out; `segments` are the numbers of the new segments.
 
-    There is none where nothing but a spare was in the way.
+    There is none where nothing was to be done but to move away what stood in a place of a file.
     """
 
     plan: Plan
@@ -156,7 +156,7 @@ def _repair(
                 finding = plan.damage[0]
                 raise StoreDamaged(f"{finding.path}: {finding.what}: still so after it was mended; mend the disk first")
             rounds += 1
-            if _only_spares(plan.damage):
+            if _only_places(plan.damage):
                 _move_odd(fsio, names, found.odd)
             else:
                 made.append(_Repair(found, plan, wall_ms, copy_bytes, progress).run())
@@ -191,7 +191,7 @@ def _plan(found: Survey) -> Plan:
     if broken:
         files = ", ".join(os.path.basename(found.segments[number].file.path) for number in broken)
         steps.append(f"copy {max(copies, 0)} messages out of {files}, and move these to {names.quarantine}")
-    if damage and not _only_spares(damage):
+    if damage and not _only_places(damage):
         steps.append("write a new segment that says what is left")
     steps += [f"move {path}, which cannot be used, to {names.quarantine}" for path in found.odd]
     if "format" in kinds:
@@ -200,14 +200,17 @@ def _plan(found: Survey) -> Plan:
     return Plan(damage, gone, broken, max(copies, 0), found.uncertain, unknown, steps)
 
 
-def _only_spares(damage: list[Finding]) -> bool:
+def _only_places(damage: list[Finding]) -> bool:
     """Then the log is whole, and no segment is written: a full disk must not keep a store from its spares."""
-    return {finding.kind for finding in damage} == {"spare"}
+    return {finding.kind for finding in damage} <= PLACES
 
 
 def _check_possible(found: Survey) -> None:
     """StoreDamaged where no state can be told."""
     names = found.names
+    for finding in found.findings:
+        if finding.kind == "log" and not found.segments:
+            raise StoreDamaged(f"{finding.path}: {finding.what}: put it back, or restore a backup")
     # In the only segment there is stands all that happened to what stands in it: no opening batch need say it.
     if found.base is None and (len(found.segments) != 1 or not found.queues):
         raise StoreDamaged(
@@ -237,6 +240,7 @@ class _Repair:
         self.names = found.names
         self.wall_ms = wall_ms
         self.progress = progress
+        self.in_the_way = [finding.path for finding in plan.damage if finding.kind == "place"]
         self.evacuated = self._budget(plan.broken, copy_bytes)
         self.copied: dict[int, set[int]] = {}  # by queue: ids whose copies stand in the new segment
 
@@ -255,6 +259,9 @@ class _Repair:
         """Do it; the number of the new segment."""
         found, fsio, names = self.found, self.fsio, self.names
         _check_possible(found)
+        # First what stands in the place of a file that is to be written; what may hold something when all is whole.
+        _move_odd(fsio, names, self.in_the_way)
+        found.odd = [path for path in found.odd if path not in self.in_the_way]
         fsio.make_directory(names.quarantine)
         fsio.make_directory(names.log)
         originals = [found.segments[number].file.path for number in self.evacuated]

@@ -13,6 +13,8 @@ that goes. The watermark is read before the segments are listed: whatever it nam
 
 from __future__ import annotations
 
+import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 
@@ -22,6 +24,7 @@ from radiator.store.file.cache import index_owner
 from radiator.store.file.damage import is_damage
 from radiator.store.file.format import MARKER, UNFINISHED, Names, check_directory, read_format
 from radiator.store.file.fsio import Fsio, naming
+from radiator.store.file.quarantine import note_path
 from radiator.store.file.record import BLOCK, SegmentHeader, decode_segment_header
 from radiator.store.file.replay import Replay
 from radiator.store.file.salvage import SegmentFile
@@ -30,6 +33,9 @@ from radiator.store.file.views import Finding, SegmentView, Survey, no_progress
 from radiator.store.file.watermark import newest_slot, read_slots, slots_owner
 
 __all__ = ["look", "misplaced", "require_store", "steady", "survey"]
+
+_MOVED = "`radiator store repair` moves it to quarantine/"
+_NOTE_BYTES = 1 << 24
 
 _LOOKS = 100
 _PATIENCE = 5
@@ -136,6 +142,9 @@ def _open(found: Survey, deep: bool) -> None:
     if not found.segments:
         found.find("log", names.log, "there is no segment, and every store has one")
     found.watermark = mark = newest_slot(found.store_id, slots)
+    if mark is None and any(slots):
+        what = "nothing in it verifies or is of this store: what it knew of the end of the log, nothing else may know"
+        found.find("watermark", names.watermark, what, damage=False)
     if mark is not None and found.segments and mark.address >> 32 > found.newest:
         number = mark.address >> 32
         what = f"it is missing: the watermark says that it was synced up to offset {mark.address & 0xFFFFFFFF}"
@@ -185,6 +194,10 @@ def _open_segments(
         numbers = names.segments(fsio)
     except (FileNotFoundError, NotADirectoryError):
         found.find("log", names.log, "the directory of the segments is missing")
+    except OSError as error:
+        if not is_damage(error):
+            raise
+        found.find("log", names.log, f"the directory of the segments cannot be read: {error.strerror or error}")
     for number in numbers:
         path = names.segment(number)
         try:
@@ -278,39 +291,89 @@ def misplaced(fsio: Fsio, names: Names) -> Iterator[tuple[str, str, str]]:
 
 
 def _places(found: Survey) -> None:
-    """What a start needs beside the log: the lock, quarantine/, and nothing but files where the spares are."""
-    fsio, names = found.fsio, found.names
-    for kind, path, what in misplaced(fsio, names):
+    """What a broker needs or writes beside the log: nothing but files there, and nothing unfinished."""
+    names = found.names
+    for kind, path, what in misplaced(found.fsio, names):
         found.find(kind, path, what)
     for path in map(names.spare, range(1, SPARES + 1)):
+        why = _odd(found, path, BLOCK)
+        if why:
+            found.find("spare", path, f"it cannot be used as a spare: {why}; {_MOVED}, and a broker makes another one")
+    why = _odd(found, names.index)
+    if why:
+        found.find("place", names.index, f"it keeps a broker from saving its index: {why}; {_MOVED}")
+    for path in _temporaries(found):
+        why = _odd(found, path)
+        if why:
+            found.find("place", path, f"it keeps a broker from writing its file: {why}; {_MOVED}")
+        elif why is not None:
+            what = "left by what did not come to its end; no part of the store, to be removed while no broker runs"
+            found.find("unfinished-file", path, what, damage=False)
+    kept = set(_entries(found, names.quarantine))
+    for number in sorted(found.segments):
+        for kind, path, length, what in (
+            ("kept", note_path(names, number), _NOTE_BYTES, "it cannot be read as the note about a segment"),
+            ("place", _evidence_path(names, number), 0, "it keeps a broker from keeping that segment, were it damaged"),
+        ):
+            why = _odd(found, path, length) if os.path.basename(path) in kept else ""
+            if why:
+                found.find(kind, path, f"{what}: {why}; `radiator store repair` renames it")
+
+
+def _evidence_path(names: Names, number: int) -> str:
+    """Where segment `number` goes when it is damaged and nothing in it lives."""
+    return os.path.join(names.quarantine, os.path.basename(names.segment(number)))
+
+
+def _odd(found: Survey, path: str, length: int = 0) -> str | None:
+    """Why what is at `path` is no file with up to `length` bytes to be read; "" where it is, None where nothing is."""
+    fsio = found.fsio
+    try:
+        fd = fsio.open(path)
         try:
-            fd = fsio.open(path)
-            try:
-                with naming(path):
-                    fsio.read(fd, 0, BLOCK)
-            finally:
-                fsio.close(fd)
-        except (FileNotFoundError, NotADirectoryError):
-            continue  # none is fine, and log/ was looked at
-        except OSError as error:
-            if not is_damage(error):
-                raise
-            found.odd.append(path)
-            what = f"it cannot be used as a spare: {error.strerror or error}; `radiator store repair` moves it to "
-            found.find("spare", path, f"{what}quarantine/, and a broker makes another one")
+            with naming(path):
+                fsio.read(fd, 0, length)
+        finally:
+            fsio.close(fd)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        if not is_damage(error):
+            raise
+        found.odd.append(path)
+        return f"{error.strerror or error}"
+    return ""
+
+
+def _temporaries(found: Survey) -> Iterator[str]:
+    """The names of the store's own files before they are whole, wherever such a name is taken."""
+    for folder, pattern in (
+        (found.names.directory, r"(FORMAT|watermark|index|incomplete)\.tmp"),
+        (found.names.log, r"[0-9]{8,10}\.seg\.tmp"),
+        (found.names.quarantine, r"[0-9]{8,10}\.keep\.tmp"),
+    ):
+        for name in _entries(found, folder):
+            if re.fullmatch(pattern, name):
+                yield os.path.join(folder, name)
+
+
+def _entries(found: Survey, folder: str) -> list[str]:
+    """The names in a directory that may be none: then something else tells of it."""
+    try:
+        return found.fsio.list_directory(folder)
+    except OSError as error:
+        if not is_damage(error):
+            raise
+        return []
 
 
 def _note_quarantine(found: Survey) -> None:
     names = found.names
-    try:
-        entries = found.fsio.list_directory(names.quarantine)
-    except OSError as error:
-        if not is_damage(error):
-            raise
-        entries = []
     noted: set[tuple[int, int]] = set()
-    for name in entries:
+    for name in _entries(found, names.quarantine):
         path = f"{names.quarantine}/{name}"
+        if path in found.odd:
+            continue
         if name.endswith(".keep"):
             noted |= _note(found, path)
         elif not name.endswith(".tmp"):

@@ -15,12 +15,15 @@ from radiator.store.file.index import QueueIndex
 from radiator.store.file.salvage import SegmentFile
 from radiator.store.file.watermark import Watermark
 
-__all__ = ["PLACES", "Finding", "QueueView", "Range", "SegmentView", "Survey", "joined", "no_progress"]
+__all__ = ["NEEDED", "PLACES", "Finding", "QueueView", "Range", "SegmentView", "Survey", "joined", "no_progress"]
 
 Range = tuple[int, int]
 
-PLACES = frozenset(("lock", "quarantine", "spare"))
-"""The kinds of the findings that count as damage and touch no message: what a start needs beside the log."""
+NEEDED = frozenset(("lock", "quarantine", "spare", "kept"))
+"""The kinds of the findings about what a start needs beside the log: it is refused, though no message is touched."""
+
+PLACES = NEEDED | {"place"}
+"""And of those about what a broker writes sooner or later: all that count as damage and touch no message."""
 
 _MANY = 1 << 16
 _MESSAGE_WINDOW = 1 << 16
