@@ -261,7 +261,7 @@ def test_no_identity_is_made_up_from_segments(harm: str, built: Built) -> None:
             write_watermark(disk, NAMES.watermark, bytes(range(16)), Watermark(sequence, 1 << 32, True), sync=True)
     before = disk.contents()
     for agree in (yes, lambda plan: False):
-        with pytest.raises(StoreDamaged, match=r"FORMAT does not say which store this is.* restore FORMAT from"):
+        with pytest.raises(StoreDamaged, match=r"FORMAT: what is left of .* are of this store: .* restore FORMAT from"):
             repair(disk, NAMES, agree, wall_ms=7)
     assert disk.contents() == before
     checked = check(disk, NAMES)
@@ -276,7 +276,7 @@ def test_a_watermark_whose_slots_differ_says_nothing(built: Built) -> None:
     disk = built.disk.copy()
     remove(disk, NAMES.format)
     write_watermark(disk, NAMES.watermark, bytes(range(16)), Watermark(1000, 1 << 32, True), sync=True)
-    with pytest.raises(StoreDamaged, match="does not say which store this is"):
+    with pytest.raises(StoreDamaged, match=r"does not say that the segments in .* are of this store"):
         repair(disk, NAMES, yes, wall_ms=7)
 
 

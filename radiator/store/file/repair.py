@@ -223,8 +223,9 @@ def _check_possible(found: Survey) -> None:
                 raise StoreDamaged(finding.what)
         if not found.identified:
             raise StoreDamaged(
-                f"{names.format} does not say which store this is, and neither watermark nor index does: restore "
-                "FORMAT from a backup or a snapshot of this store; `radiator store dump` shows what is readable"
+                f"{names.format}: what is left of FORMAT, watermark and index does not say that the segments in "
+                f"{names.log} are of this store: mount the log that is, or restore FORMAT from a backup or a snapshot "
+                "of this store; `radiator store dump` shows what is readable"
             )
 
 
