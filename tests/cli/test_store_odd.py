@@ -520,6 +520,9 @@ def test_a_marker_beside_format_means_nothing(data: Path, tmp_path: Path, capsys
     assert run(["store", "restore", str(tmp_path / "saved"), "--data-dir", str(data)]) == 74
     make(data).close()
     assert not marker.exists()
+    marker.mkdir()  # nobody's marker, and no reason for anything
+    assert run(["store", "check", "--data-dir", str(data)]) == 0
+    make(data).close()
 
 
 def test_two_at_once(data: Path, tmp_path: Path, capsys: Output) -> None:

@@ -26,6 +26,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NamedTuple
 from zlib import crc32
 
@@ -180,7 +181,8 @@ def forget_marker(fsio: Fsio, names: Names) -> None:
     Else a store that loses FORMAT one day would pass for a restore to run again, which begins with an empty log.
     """
     if MARKER in fsio.list_directory(names.directory):
-        fsio.unlink(os.path.join(names.directory, MARKER))
+        with suppress(IsADirectoryError):  # somebody else's, who called it so
+            fsio.unlink(os.path.join(names.directory, MARKER))
         fsio.sync_directory(names.directory)
 
 

@@ -55,7 +55,7 @@ from radiator.store.file.record import OPENING, SEGMENT
 from radiator.store.file.salvage import SegmentFile
 from radiator.store.file.segment import OPENING_OFFSET, SEGMENT_BYTES, address_of
 from radiator.store.file.spares import make_spares
-from radiator.store.file.survey import require_store, survey
+from radiator.store.file.survey import look, require_store
 from radiator.store.file.views import Finding, no_progress
 from radiator.store.file.watermark import Watermark, read_watermark, write_watermark
 
@@ -265,7 +265,7 @@ def _damage(fsio: Fsio, origin: Names, target: Names, progress: Progress, *, dee
     """What is damaged in a copy that passed `_finish`; `deep` verifies the payloads of older segments too."""
     names = Names(target.directory)
     names.format = origin.format  # its own comes last
-    found = survey(fsio, names, deep=deep, aside=False, progress=progress)
+    found = look(fsio, names, deep=deep, aside=False, progress=progress)
     found.close()
     return tuple(finding for finding in found.findings if finding.damage)
 

@@ -348,7 +348,7 @@ def _odd(found: Survey, path: str, length: int = 0) -> str | None:
 def _temporaries(found: Survey) -> Iterator[str]:
     """The names of the store's own files before they are whole, wherever such a name is taken."""
     for folder, pattern in (
-        (found.names.directory, r"(FORMAT|watermark|index|incomplete)\.tmp"),
+        (found.names.directory, r"(FORMAT|watermark|index)\.tmp"),
         (found.names.log, r"[0-9]{8,10}\.seg\.tmp"),
         (found.names.quarantine, r"[0-9]{8,10}\.keep\.tmp"),
     ):
