@@ -8,57 +8,26 @@ from __future__ import annotations
 import base64
 import json
 import shutil
-import sys
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+from daemon import PATIENCE, Daemon
+from stores import ARRIVAL_MS, contents, lines, log_files, make, put, turn, with_index
 
 from radiator.cli.commands import run
 from radiator.errors import StoreDamaged
-from radiator.message import Message
 from radiator.store.base import Unit
 from radiator.store.file import engine
 from radiator.store.file.cache import save_index
-from radiator.store.file.engine import FileStore
 from radiator.store.file.fsio import RealFsio
 from radiator.store.file.recovery import QUEUE_HOLE
-from radiator.store.file.syncer import InlineJobs, InlineSyncer
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from daemon import Daemon
 
 Output = pytest.CaptureFixture[str]
-ARRIVAL_MS = 1_700_000_000_123
 A = QUEUE_HOLE + 1
 B = QUEUE_HOLE + 2
 """The numbers of the two queues: a store begins with an unclean start."""
-
-
-def put(
-    store: FileStore, queue: str, *bodies: bytes, block: bytes = b"destination:/queue/a\n", version: int = 12
-) -> None:
-    unit = Unit()
-    for body in bodies:
-        unit.put(Message(version, b"\\" not in block, block, body, arrival_ms=ARRIVAL_MS), [store.declare(queue)])
-    store.append(unit)
-    turn(store)
-
-
-def turn(store: FileStore) -> None:
-    store.flush()
-    for _ in range(4):
-        store.completed()
-
-
-def make(directory: Path) -> FileStore:
-    fsio = RealFsio()
-    store = FileStore(str(directory), segment_bytes=32768, fsio=fsio, syncer=InlineSyncer(fsio), jobs=InlineJobs())
-    store.open(0.0, 1)
-    store._reclaim.stop()  # every message stays in its segment
-    return store
 
 
 @pytest.fixture
@@ -79,14 +48,6 @@ def data(tmp_path: Path) -> Path:
     return directory
 
 
-def contents(directory: Path) -> dict[str, bytes]:
-    return {str(path): path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file()}
-
-
-def log_files(directory: Path) -> list[Path]:
-    return sorted((directory / "log").glob("*.seg"))
-
-
 def harm(directory: Path, what: bytes = b"7xxxx") -> Path:
     """Flip a bit in the body of message 7; the file."""
     path = next(path for path in log_files(directory) if what in path.read_bytes())
@@ -94,10 +55,6 @@ def harm(directory: Path, what: bytes = b"7xxxx") -> Path:
     data[data.index(what) + 100] ^= 1
     path.write_bytes(data)
     return path
-
-
-def lines(text: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in text.splitlines()]
 
 
 @pytest.mark.parametrize("deep", [[], ["--deep"]])
@@ -129,23 +86,6 @@ def test_check_names_place_queue_and_message(data: Path, capsys: Output) -> None
     )
     assert (finding["path"], finding["segment"]) == (str(path), int(path.stem))
     assert contents(data) == before
-
-
-def with_index(data: Path) -> Path:
-    """The store once more, stopped with a saved index; the file."""
-    fsio = RealFsio()
-    options = {
-        "segment_bytes": 32768,
-        "index_from": 0,
-        "fsio": fsio,
-        "syncer": InlineSyncer(fsio),
-        "jobs": InlineJobs(),
-    }
-    store = FileStore(str(data), **options)  # type: ignore[arg-type]
-    store.open(0.0, 1)
-    put(store, "/queue/b", b"last")
-    store.close()
-    return data / "index"
 
 
 def test_check_looks_at_the_saved_index(data: Path, capsys: Output) -> None:
@@ -460,7 +400,7 @@ def test_beside_a_running_broker(fsync: str, tmp_path: Path, capsys: Output) -> 
         thread = threading.Thread(target=load)
         thread.start()
         try:
-            assert enough.wait(20)
+            assert enough.wait(PATIENCE)
             for attempt in range(2):
                 known = set(receipted)
                 directory = tmp_path / f"snapshot-{attempt}"

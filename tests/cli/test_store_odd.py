@@ -10,16 +10,12 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from test_store_commands import contents, log_files, make, put
+from stores import PATIENCE, command, contents, lines, log_files, make, put
 
-import radiator
 from radiator.cli.commands import run
 from radiator.errors import StoreDamaged, StoreError
 from radiator.store.file import copying, snapshot
@@ -28,19 +24,7 @@ from radiator.store.file.fsio import RealFsio
 Output = pytest.CaptureFixture[str]
 Harm = Callable[[Path], None]
 
-PATIENCE = 20.0
 READ_ONLY = (["check"], ["check", "--deep"], ["dump"], ["stats"], ["repair"])
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    """A store of several segments with 30 messages."""
-    directory = tmp_path / "data"
-    store = make(directory)
-    for number in range(30):
-        put(store, "/queue/a", b"%d" % number + b"x" * 5000)
-    store.close()
-    return directory
 
 
 def to_directory(path: Path) -> None:
@@ -63,20 +47,10 @@ def to_itself(path: Path) -> None:
     path.symlink_to(path)
 
 
-def command(*arguments: str, **options: Any) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", "from radiator.cli import main; main()", "store", *arguments],
-        env={**os.environ, "PYTHONPATH": str(Path(radiator.__file__).parents[1])},
-        text=True,
-        stdin=subprocess.DEVNULL,
-        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
-    )
-
-
 def ids(data: Path, capsys: Output) -> list[str]:
     capsys.readouterr()
     assert run(["store", "dump", "--data-dir", str(data)]) == 0
-    return [json.loads(line)["message_id"] for line in capsys.readouterr().out.splitlines()]
+    return [line["message_id"] for line in lines(capsys.readouterr().out)]
 
 
 @pytest.mark.parametrize("harm", [to_directory, to_pipe, to_nowhere, to_itself])
@@ -94,7 +68,7 @@ def test_what_is_no_file_is_damage_and_is_moved_away(which: str, harm: Harm, dat
         assert harm is not to_nowhere or "leads to nothing" in told.out + told.err
     assert contents(data) == before
     assert run(["store", "repair", "--yes", "--json", "--data-dir", str(data)]) == 0
-    named = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    named = lines(capsys.readouterr().out)
     assert os.path.lexists(data / "quarantine" / path.name)
     assert run(["store", "check", "--deep", "--data-dir", str(data)]) == 0
     lost = set(whole) - set(ids(data, capsys))
@@ -328,7 +302,7 @@ def test_a_lost_end_is_told_in_words_and_to_programs(data: Path, capsys: Output)
     assert f"unknown: /queue/a: message {number}-" in told
     assert "may be delivered again" in told
     assert run(["store", "repair", "--json", "--data-dir", str(data)]) == 65
-    entry = json.loads(capsys.readouterr().out.splitlines()[-1])
+    entry = lines(capsys.readouterr().out)[-1]
     assert (entry["queue"], entry["number"], entry["last"], entry["why"]) == ("/queue/a", number, None, "unknown")
     assert f"{number}-{entry['first'] - 1}" in told or entry["first"] > 1
 
@@ -638,7 +612,7 @@ def test_a_name_that_would_rule_the_terminal(tmp_path: Path, capsys: Output) -> 
     assert f"[queue {shown}, message" in told
     assert all(character.isprintable() for character in told.replace("\n", ""))
     assert run(["store", "check", "--deep", "--json", "--data-dir", str(data)]) == 65
-    assert name in [json.loads(line).get("queue") for line in capsys.readouterr().out.splitlines()]
+    assert name in [line.get("queue") for line in lines(capsys.readouterr().out)]
     assert run(["store", "repair", "--data-dir", str(data)]) == 65
     told = capsys.readouterr().out
     assert f"gone: {shown}: message" in told

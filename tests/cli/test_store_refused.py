@@ -12,8 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from test_store_commands import contents, log_files, make, put, with_index
-from test_store_odd import PATIENCE, command
+from stores import PATIENCE, command, contents, log_files, make, put, with_index
 
 from radiator.cli.commands import run
 from radiator.store.file.fsio import RealFsio
@@ -23,17 +22,6 @@ Refuse = Callable[[str, int], None]
 
 REASONS = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 ALL = ("check", "dump", "stats", "repair", "snapshot")
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    """A store of several segments with 12 messages."""
-    directory = tmp_path / "data"
-    store = make(directory)
-    for number in range(12):
-        put(store, "/queue/a", b"%d" % number + b"x" * 5000)
-    store.close()
-    return directory
 
 
 @pytest.fixture
