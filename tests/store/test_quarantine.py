@@ -137,6 +137,28 @@ def test_damage_found_at_a_start_is_noted_before_anything_forgets_it() -> None:
             assert evidence(found, damaged) == [f"{QUARANTINE}/00000002.seg"]
 
 
+def test_a_note_is_read_by_its_line_ends_alone() -> None:
+    """The name of a queue may hold what else ends a line for some; the next life writes the note once more."""
+    disk = new_disk()
+    store, _ = reported(disk)
+    name = "/queue/\x85\u2028\u2029"
+    queue = store.declare(name)
+    for body in (b"one", b"two", b"three"):
+        put(store, queue, body * 700)
+    for damaged, noted in ((2, {("2", name)}), (3, {("2", name), ("3", name)})):
+        address = place(queue, damaged)[1]
+        spoil(disk, f"{LOG}/{address >> 32:08d}.seg", (address & 0xFFFFFFFF) + 500)
+        store.claim(queue, 10, 1 << 20)
+        turn(store)
+        turn(store)
+        *lines, end = disk.contents()[f"{QUARANTINE}/{address >> 32:08d}.keep"].decode().split("\n")
+        assert {tuple(line.split("\t")[1::2]) for line in lines} == noted
+        assert end == ""
+        disk = disk.survive()
+        store, _ = reported(disk)
+        queue = store.declare(name)
+
+
 def test_a_damaged_survivor_is_set_aside_and_never_copied() -> None:
     disk = new_disk()
     store, events = reported(disk)

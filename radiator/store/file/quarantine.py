@@ -100,7 +100,8 @@ class Quarantine:
                     text = bytes(self._fsio.read(fd, 0, self._fsio.size(fd))).decode(errors="replace")
                 finally:
                     self._fsio.close(fd)
-                self._lines[segment.number] = text.splitlines()
+                # By LF only: a name may hold what else ends a line for `splitlines`.
+                self._lines[segment.number] = [line for line in text.split("\n") if line]
         for queue, id, address in self._ledger.spoilt:
             self._note(queue, id, address, "found at the start")
         self._ledger.spoilt.clear()

@@ -409,7 +409,7 @@ def _note(found: Survey, path: str) -> set[tuple[int, int]]:
             raise
         found.find("quarantine", path, f"it cannot be read: {error.strerror or error}", damage=False)
         return noted
-    for line in text.splitlines():
+    for line in text.split("\n"):  # as in `Quarantine.load`
         number, id, offset, name, why = (line.split("\t", 4) + [""] * 5)[:5]
         if number == id == "-" and offset.isdecimal():
             found.find("quarantine", path, f"its segment is damaged: {why}", damage=False, offset=int(offset))
