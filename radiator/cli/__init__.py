@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -29,12 +30,20 @@ def _open_standard_streams() -> None:
             setattr(sys, name, open(fd, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115
 
 
+def _escape_what_the_locale_lacks() -> None:
+    """Names and paths come from elsewhere: a character that a terminal cannot show is no reason to end."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def main() -> None:
     """The entry point of the `radiator` script: runs the command line and ends the process with its exit code."""
     if os.getpid() == 1:
         # The first process of a container has no default actions, and the imports below take a while.
         signal.signal(signal.SIGTERM, _exit_at_once)
     _open_standard_streams()
+    _escape_what_the_locale_lacks()
     try:
         # Not at the top: this import reads RADIATOR_SPEEDUPS, and a wrong value deserves a line, not a traceback.
         from radiator.cli.commands import run

@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from radiator.cli.terminal import printable
 from radiator.config.destinations import warnings
 from radiator.config.loader import load_config
 from radiator.config.schema import Config, Destination, setting_of, settings_of
@@ -34,7 +35,7 @@ def check_config(file: str) -> int:
     config = load_config(file)
     click.echo(render(config), nl=False)
     for text in warnings(config):
-        click.echo(f"{file}: warning: {text}", err=True)
+        click.echo(printable(f"{file}: warning: {text}"), err=True)
     return 0
 
 

@@ -12,6 +12,7 @@ import platform
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import version as version_of
 
 import click
@@ -57,6 +58,11 @@ def _output_failed() -> bool:
         _output_closed()
         return True
     return False
+
+
+def _tell(text: str) -> None:
+    with suppress(OSError):
+        click.echo(printable(f"radiator: {text}"), err=True)
 
 
 class _DefaultGroup(click.Group):
@@ -120,19 +126,17 @@ def run(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except click.Abort:
         code = EX_INTERRUPTED
-    except click.UsageError as error:
-        error.show()
-        code = EX_USAGE
     except click.ClickException as error:
-        error.show()
-        code = EX_IOERR
+        with suppress(OSError):  # where nobody reads it, the exit code says enough; so below
+            error.show()
+        code = EX_USAGE if isinstance(error, click.UsageError) else EX_IOERR
     except RadiatorError as error:
-        click.echo(printable(f"radiator: {error}"), err=True)
+        _tell(str(error))
         code = error.exit_code
     except BrokenPipeError:
         code = _output_closed()
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ("standard output: " if _output_failed() else "")
-        click.echo(f"radiator: {where}{error.strerror or error}", err=True)
+        _tell(f"{where}{error.strerror or error}")
         code = EX_IOERR
     return int(code or 0)

@@ -6,7 +6,6 @@ Called by: `cli.commands`.
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from typing import Any
@@ -18,7 +17,15 @@ from rich.table import Table
 
 from radiator.cli.store_change import repair, restore, snapshot
 from radiator.cli.store_dump import dump
-from radiator.cli.store_options import count_text, finding_text, iso_time, store_names, store_options, work_bar
+from radiator.cli.store_options import (
+    count_text,
+    finding_text,
+    iso_time,
+    print_json,
+    store_names,
+    store_options,
+    work_bar,
+)
 from radiator.cli.terminal import printable
 from radiator.config.values import format_size
 from radiator.store.file import inspect
@@ -58,15 +65,19 @@ def check(deep: bool, as_json: bool, data_dir: str | None, file: str | None) -> 
     found = checked.survey
     try:
         for finding in found.findings:
-            click.echo(json.dumps(_object(finding), ensure_ascii=False) if as_json else finding_text(finding))
+            if as_json:
+                print_json(_object(finding))
+            else:
+                click.echo(finding_text(finding))
         if not as_json:
             totals = inspect.stats(found)["totals"]
             messages, queues = count_text(totals["messages"], "message"), count_text(len(found.queues), "queue")
             segments = count_text(totals["segments"], "segment")
-            click.echo(
+            total = (
                 f"{names.directory}: {messages} in {queues}, {segments}, {totals['log_bytes']} bytes, "
                 f"{found.batches} batches read{', all payloads' if deep else ''}"
             )
+            click.echo(printable(total))
             click.echo(printable(_verdict(checked)))
     finally:
         found.close()
@@ -117,7 +128,7 @@ def stats(as_json: bool, data_dir: str | None, file: str | None) -> int:
     finally:
         found.close()
     if as_json:
-        click.echo(json.dumps(told, ensure_ascii=False))
+        print_json(told)
     else:
         _print_stats(told)
     for finding in damage:

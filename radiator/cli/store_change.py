@@ -5,13 +5,12 @@ They must never change a store without the operator's yes, nor one that a broker
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 
 import click
 
-from radiator.cli.store_options import count_text, finding_text, store_names, store_options, work_bar
+from radiator.cli.store_options import count_text, finding_text, print_json, store_names, store_options, work_bar
 from radiator.cli.terminal import printable
 from radiator.store.file import repair as mending
 from radiator.store.file import snapshot as copying
@@ -73,10 +72,9 @@ def _print_plan(names: Names, plan: mending.Plan, as_json: bool, yes: bool) -> N
         _say(f"damage: {place}: {finding.what}", as_json)
     if as_json:
         for gone in plan.gone:
-            sys.stdout.write(json.dumps(gone._asdict(), ensure_ascii=False) + "\n")
+            print_json(gone._asdict())
         for unknown in plan.unknown:
-            line = {**unknown._asdict(), "last": None, "why": "unknown"}
-            sys.stdout.write(json.dumps(line, ensure_ascii=False) + "\n")
+            print_json({**unknown._asdict(), "last": None, "why": "unknown"})
         sys.stdout.flush()
     else:
         total = sum(gone.last - gone.first + 1 for gone in plan.gone)
@@ -151,7 +149,8 @@ def _tell(what: str, manifest: copying.Manifest) -> int:
         f"up to segment {manifest.end >> 32} offset {manifest.end & 0xFFFFFFFF}"
     )
     if not manifest.damage:
-        click.echo(f"{made}; verified")
+        click.echo(printable(f"{made}; verified"))
         return 0
-    click.echo(f"{made}; complete, and a broker starts on it: damaged messages in it are set aside, see above")
+    made += "; complete, and a broker starts on it: damaged messages in it are set aside, see above"
+    click.echo(printable(made))
     return EX_DATAERR

@@ -7,14 +7,13 @@ Called by: `cli.store`.
 from __future__ import annotations
 
 import base64
-import json
 import sys
 from contextlib import nullcontext
 from typing import Any
 
 import click
 
-from radiator.cli.store_options import iso_time, store_names, store_options, work_bar
+from radiator.cli.store_options import iso_time, print_json, store_names, store_options, work_bar
 from radiator.cli.terminal import printable, progress_bar
 from radiator.errors import ProtocolError
 from radiator.message import Message
@@ -51,7 +50,7 @@ def dump(queue: str | None, bodies: bool, dead: bool, records: bool, data_dir: s
         for finding in damage:
             click.echo(printable(f"radiator: damage: {_place(finding)}: {finding.what}"), err=True)
         if queue is not None and all(view.name != queue for view in found.queues.values()):
-            click.echo(f"radiator: there is no queue {queue!r} in this store", err=True)
+            click.echo(printable(f"radiator: there is no queue {queue!r} in this store"), err=True)
         unreadable = _records(found) if records else _messages(found, queue, bodies, dead)
     finally:
         found.close()
@@ -62,13 +61,9 @@ def _place(finding: Finding) -> str:
     return finding.path if finding.offset is None else f"{finding.path} offset {finding.offset}"
 
 
-def _write(line: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(line, ensure_ascii=False) + "\n")
-
-
 def _records(found: Survey) -> int:
     for record in inspect.records(found):
-        _write(record)
+        print_json(record)
     return 0
 
 
@@ -97,11 +92,11 @@ def _print_entry(entry: inspect.Entry, bodies: bool) -> bool:
     if entry.settled:
         line["settled"] = True
     if entry.message is None:
-        click.echo(f"radiator: damage: message {line['message_id']}: {entry.error}", err=True)
+        click.echo(printable(f"radiator: damage: message {line['message_id']}: {entry.error}"), err=True)
         line["error"] = entry.error
     else:
         line |= _message(entry.message, bodies)
-    _write(line)
+    print_json(line)
     return entry.message is None and not entry.settled
 
 

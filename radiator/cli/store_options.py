@@ -1,10 +1,12 @@
-"""What the store commands share: how they are told where the store is, how they show long work and what they found.
+"""What the store commands share: how they are told where the store is, show long work, and print what they found.
 
 It must never open a store. Called by: `cli.store`, `cli.store_dump`, `cli.store_change`.
 """
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -19,7 +21,16 @@ from radiator.store.file.descriptors import allow_descriptors, count_segments
 from radiator.store.file.format import Names
 from radiator.store.file.views import Finding
 
-__all__ = ["count_text", "finding_text", "iso_time", "ranges_text", "store_names", "store_options", "work_bar"]
+__all__ = [
+    "count_text",
+    "finding_text",
+    "iso_time",
+    "print_json",
+    "ranges_text",
+    "store_names",
+    "store_options",
+    "work_bar",
+]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -90,6 +101,17 @@ class _Bars:
             self._bar = progress_bar(what, total)
             self._tell = self._bar.__enter__()
         self._tell(done)
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """A JSON line on standard output: UTF-8, whatever the locale is.
+
+    What is no text (a byte of a path that is not UTF-8) is the surrogate that Python makes of it, as JSON's escape.
+    """
+    line = json.dumps(value, ensure_ascii=False) + "\n"
+    sys.stdout.buffer.write(line.encode("utf-8", "backslashreplace"))
+    if sys.stdout.line_buffering:
+        sys.stdout.buffer.flush()
 
 
 def count_text(count: int, what: str) -> str:

@@ -112,5 +112,10 @@ def progress_bar(what: str, total: int | None) -> Iterator[Callable[[int], None]
 
 
 def printable(text: str) -> str:
-    """`text` for an operator's terminal, which names from clients must not rule: escapes for all but print and LF."""
-    return "".join(each if each.isprintable() or each == "\n" else ascii(each)[1:-1] for each in text)
+    """`text` for an operator's terminal, which names from clients must not rule: escapes for all but print and LF.
+
+    So is what the encoding of standard output lacks: click would send UTF-8 to a terminal that is said to be ASCII.
+    """
+    shown = "".join(each if each.isprintable() or each == "\n" else ascii(each)[1:-1] for each in text)
+    encoding = sys.stdout.encoding
+    return shown.encode(encoding, "backslashreplace").decode(encoding)
