@@ -20,7 +20,7 @@ from pathlib import Path
 
 import radiator
 
-__all__ = ["Client", "Daemon", "encode"]
+__all__ = ["Client", "Daemon", "default_hangup", "encode", "ignored_hangup"]
 
 PATIENCE = 20.0
 """Seconds after which a test gives up on something that should come; no test takes so long where all is well."""
@@ -34,6 +34,16 @@ from radiator.cli import main
 sys.argv[0] = "radiator"
 main()
 """
+
+
+def default_hangup() -> None:
+    """For `preexec_fn`: SIGHUP as a shell's child has it, though the tests themselves may run under nohup."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def ignored_hangup() -> None:
+    """For `preexec_fn`: SIGHUP as nohup leaves it."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def encode(command: str, headers: dict[str, str] | None = None, body: bytes = b"") -> bytes:

@@ -4,8 +4,9 @@
      69       65, 69, 74                   78        69        └─failure─▶ 74 (disk), 70 (a bug): nothing is closed
 
 It must never acknowledge anything after a failure: such an end counts as a crash, and the next start recovers. A first
-SIGTERM or SIGINT drains; the second, and one during the start, ends the process at once. No signal is left to the
-system's default action where the process is the first of a container: there the kernel drops it. Called by: `cli`.
+SIGTERM, SIGINT or SIGHUP drains; another SIGTERM or SIGINT, and any of them during the start, ends the process at once.
+A SIGHUP that was ignored when the process began stays so. No signal is left to the system's default action where the
+process is the first of a container: there the kernel drops it. Called by: `cli`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from typing import Any
 
 import gevent  # type: ignore[import-untyped]  # it ships no stubs
@@ -48,6 +50,8 @@ DRAIN_SECONDS = 6.0
 """For clients to take what they are owed after the first signal; the store's last sync has the rest of the 10 s."""
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_HANGUP = signal.SIGHUP
+"""Comes more than once where a terminal is closed, from the system and from the shell: a second one is no hurry."""
 _FIRST_PROCESS = 1
 _INTERNAL_ERROR = 70
 
@@ -62,10 +66,11 @@ def serve(config: Config, *, log_format: str = "text", log_level: str = "info") 
         log.close()
         os._exit(128 + number)
 
-    for each in _SIGNALS:
+    signals = _SIGNALS if signal.getsignal(_HANGUP) is signal.SIG_IGN else (*_SIGNALS, _HANGUP)
+    for each in signals:
         signal.signal(each, interrupted)
     try:
-        return _Daemon(config, log).run()
+        return _Daemon(config, log, signals).run()
     except RadiatorError as error:
         log.error("cannot start", error=str(error))
         return error.exit_code
@@ -76,16 +81,17 @@ def serve(config: Config, *, log_format: str = "text", log_level: str = "info") 
 class _Daemon:
     """One run."""
 
-    def __init__(self, config: Config, log: Log) -> None:
+    def __init__(self, config: Config, log: Log, signals: Sequence[signal.Signals]) -> None:
         self._config = config
         self._log = log
+        self._stop_signals = signals
         self._hub = gevent.get_hub()
         self._loop: Any = self._hub.loop
         self._waiter: Any = Waiter(self._hub)
         self._code: int | None = None
         self._failure: BaseException | None = None
         self._listeners: list[Listener] = []
-        self._signals: list[Any] = []
+        self._signals: dict[int, Any] = {}
         self._deadline: Any = None
         self._session_start = secrets.token_hex(4)
         self._sessions = 0
@@ -141,10 +147,9 @@ class _Daemon:
         # What is there now stays: the collector need not look at it again and again.
         gc.collect()
         gc.freeze()
-        for number in _SIGNALS:
-            watcher = self._loop.signal(number)
+        for number in self._stop_signals:
+            self._signals[number] = watcher = self._loop.signal(number)
             watcher.start(self._signalled, number)
-            self._signals.append(watcher)
         for listener in self._listeners:
             listener.listen()
         for listener in self._listeners:
@@ -182,11 +187,12 @@ class _Daemon:
 
     def _signalled(self, number: int) -> None:
         """The first signal: stop accepting and reading, send what is owed, then end."""
-        for watcher in self._signals:
+        if self._deadline is not None:
+            return  # a hangup once more
+        for each in _SIGNALS:
+            watcher = self._signals.pop(each)
             watcher.stop()
             watcher.close()
-        self._signals.clear()
-        for each in _SIGNALS:
             signal.signal(each, _exit_at_once if os.getpid() == _FIRST_PROCESS else signal.SIG_DFL)
         turn = self._turn
         self._log.info("stopping", signal=signal.Signals(number).name, connections=len(turn.connections))
