@@ -80,7 +80,7 @@ def detect(directory: Path, seconds: float, delay_ms: int, seed: object, prelude
 
 
 def _times(log: list[str], start: str) -> list[float]:
-    return sorted(float(line.removeprefix(start)) for line in log if line.startswith(start))
+    return sorted(float(line.removeprefix(start).split()[0]) for line in log if line.startswith(start))
 
 
 def main() -> None:
