@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from daemon import PATIENCE
+
 from radiator.stomp.frame_pure import Frame, Parser, encode_frame
 
 
@@ -86,7 +88,7 @@ class FakeBroker:
             while True:
                 connection, _ = self._socket.accept()
                 with connection:
-                    connection.settimeout(10)
+                    connection.settimeout(PATIENCE)
                     self._results.put(self._script(Peer(connection)))
         except BaseException as error:  # noqa: BLE001 - raised again in the test
             if self._closed:
@@ -96,7 +98,7 @@ class FakeBroker:
 
     def result(self) -> Any:
         """What the script of the next connection returned, once it has."""
-        found = self._results.get(timeout=10)
+        found = self._results.get(timeout=PATIENCE)
         if isinstance(found, BaseException):
             raise found
         return found
@@ -105,7 +107,7 @@ class FakeBroker:
         self._closed = True
         self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
-        self._thread.join(10)
+        self._thread.join(PATIENCE)
         assert not self._thread.is_alive()
         if self._failures:
             raise self._failures[0]

@@ -19,12 +19,9 @@ from radiator.store.file.engine import FileStore
 from radiator.store.file.fsio import RealFsio
 from radiator.store.file.syncer import InlineJobs, InlineSyncer
 
-__all__ = ["ARRIVAL_MS", "PATIENCE", "command", "contents", "lines", "log_files", "make", "put", "turn", "with_index"]
+__all__ = ["ARRIVAL_MS", "command", "contents", "lines", "log_files", "make", "put", "turn", "with_index"]
 
 ARRIVAL_MS = 1_700_000_000_123
-
-PATIENCE = 60.0
-"""Seconds after which a test gives up on a command; none takes so long where all is well."""
 
 
 def make(directory: Path, **options: Any) -> FileStore:

@@ -169,7 +169,7 @@ def test_a_broker_that_does_not_start_is_waited_for_as_long_as_told(capsysbinary
         address = f"127.0.0.1:{listener.getsockname()[1]}"
     started = time.monotonic()
     assert run(["send", "-a", address, "--wait", "0.2", "/queue/a", "x"]) == 69
-    assert 0.2 <= time.monotonic() - started < 2.0
+    assert 0.2 <= time.monotonic() - started < 3.0  # what is waited where nothing is said
     assert b"Connection refused" in capsysbinary.readouterr().err
 
 
@@ -348,7 +348,7 @@ def test_a_reader_that_has_gone_gets_nothing_acknowledged(broker: Broker) -> Non
     reading, writing = os.pipe()
     os.close(reading)
     command = [sys.executable, "-m", "radiator", "receive", "-a", fake.address, "-n", "3", "/queue/a"]
-    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, timeout=30, check=False)
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, timeout=60, check=False)
     os.close(writing)
     assert (done.returncode, done.stderr) == (74, b"")
     assert fake.result() == []
@@ -363,11 +363,11 @@ def test_a_terminal_sees_the_progress_and_a_pipe_does_not(broker: Broker, argume
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80"}
     ours, theirs = pty.openpty()
     data = b"line\n" * 1000
-    done = subprocess.run(command, input=data, stderr=theirs, env=environment, timeout=30, check=False)
+    done = subprocess.run(command, input=data, stderr=theirs, env=environment, timeout=60, check=False)
     os.close(theirs)
     seen = os.read(ours, 1 << 16)
     os.close(ours)
     assert done.returncode == 0
     assert shown in seen
-    piped = subprocess.run(command, input=data, stderr=subprocess.PIPE, env=environment, timeout=30, check=False)
+    piped = subprocess.run(command, input=data, stderr=subprocess.PIPE, env=environment, timeout=60, check=False)
     assert (piped.returncode, piped.stderr) == (0, b"")

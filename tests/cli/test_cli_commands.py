@@ -210,7 +210,7 @@ def test_an_interrupt_while_the_command_is_loaded() -> None:
         [sys.executable, "-c", INTERRUPTED_IMPORT],
         capture_output=True,
         env={**os.environ, "PYTHONPATH": str(Path(radiator.__file__).parents[1])},
-        timeout=20,
+        timeout=60,
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from daemon import Daemon
+from daemon import PATIENCE, Daemon
 
 from radiator.cli.commands import run
 
@@ -52,7 +52,7 @@ def test_waiting_for_more_than_there_is(address: str, capsysbinary: Output) -> N
         for body in ("second", "third", "fourth"):
             assert run(["send", "-a", address, "/queue/a", body]) == 0
         assert waiting.stdout.read() == b"second\nthird\n"
-        assert waiting.wait(10) == 0
+        assert waiting.wait(PATIENCE) == 0
     assert run(["receive", "-a", address, "-n", "1", "--json", "/queue/a"]) == 0
     message = json.loads(capsysbinary.readouterr().out)
     assert message["body"] == "fourth"

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from stores import PATIENCE, command, contents, lines, log_files, make, put
+from daemon import PATIENCE
+from stores import command, contents, lines, log_files, make, put
 
 from radiator.cli.commands import run
 from radiator.errors import StoreDamaged, StoreError

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stores import PATIENCE, command, lines, log_files, make, put
+from daemon import PATIENCE
+from stores import command, lines, log_files, make, put
 
 NAME = "/queue/\u00fc\u20ac\u2028\x85\x9b2J\U0001f4a1"
 """It has everything that a client may put into a name: letters, what ends a line for some, what rules a terminal."""

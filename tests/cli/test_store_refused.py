@@ -12,7 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from stores import PATIENCE, command, contents, log_files, make, put, with_index
+from daemon import PATIENCE
+from stores import command, contents, log_files, make, put, with_index
 
 from radiator.cli.commands import run
 from radiator.store.file.fsio import RealFsio

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from contract_peer import Peer, house_of
+from daemon import PATIENCE
 
 import radiator
 
@@ -22,7 +23,13 @@ COMMAND = [sys.executable, "-m", "radiator"]
 def run(*arguments: str, cwd: Path | None = None, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     """The command, to its end."""
     return subprocess.run(
-        [*COMMAND, *arguments], cwd=cwd, env=ENVIRONMENT, input=stdin, capture_output=True, timeout=20, check=False
+        [*COMMAND, *arguments],
+        cwd=cwd,
+        env=ENVIRONMENT,
+        input=stdin,
+        capture_output=True,
+        timeout=PATIENCE,
+        check=False,
     )
 
 
@@ -56,7 +63,7 @@ class Serving:
     def end(self, number: int = signal.SIGTERM) -> int:
         """Stop it; `lines` are complete then."""
         self.process.send_signal(number)
-        _, rest = self.process.communicate(timeout=15)
+        _, rest = self.process.communicate(timeout=PATIENCE)
         self.lines += rest.splitlines()
         return self.process.returncode
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 from contract_peer import Peer, house_of
-from daemon import encode
+from daemon import BUSY, PATIENCE, encode
 
 FRAME, HEADERS, LINE = 64 << 10, 10, 200
 CONFIG = f"""\
@@ -34,13 +34,13 @@ def client(house):
 
 def connected(house) -> Peer:
     """A connection; closing takes the daemon a moment, and the limit counts those that are open."""
-    end = time.monotonic() + 10
+    end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
         try:
             return house.connect()
         except (AssertionError, ConnectionError):
             continue
-    raise AssertionError("no connection within 10 s")
+    raise AssertionError("no connection")
 
 
 def frame_of(size: int, *, with_length: bool) -> bytes:
@@ -114,7 +114,7 @@ def test_limits_connect_timeout(house, client):
     with house.connect(connect=False) as silent, house.connect(connect=False) as half:
         half.sock.sendall(b"CONNECT\naccept-version:1.2\n")
         silent.error("connect_timeout")
-        assert 0.4 <= time.monotonic() - started < 1.5
+        assert 0.4 <= time.monotonic() - started < 1.5 + BUSY
         half.error("connect_timeout")
     client.put("/topic/a", "x")
 
@@ -123,7 +123,7 @@ def test_limits_frame_timeout(client):
     started = time.monotonic()
     client.sock.sendall(b"SEND\ndestination:/topic/a\n\nhalf")
     client.error("frame_timeout")
-    assert 0.4 <= time.monotonic() - started < 1.5
+    assert 0.4 <= time.monotonic() - started < 1.5 + BUSY
 
 
 def test_between_frames_nothing_times_out(client):
@@ -148,5 +148,5 @@ def test_limits_stall_timeout_ends_an_output_that_does_not_move(house, client):
     for _ in range(200):
         redelivered += "redelivered" in client.message()
     assert redelivered > 0
-    assert 0.5 <= time.monotonic() - started < 5
+    assert 0.5 <= time.monotonic() - started < 5 + BUSY
     stuck.close()

@@ -9,7 +9,7 @@ import time
 
 import pytest
 from contract_peer import House
-from daemon import encode
+from daemon import BUSY, PATIENCE, encode
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_what_was_read_is_committed_and_receipted_and_there_after_the_restart(ho
             client.close()
     clients[0].close()
     assert house.wait() == 0
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 10 + BUSY
     with House(tmp_path) as again, again.connect() as client:
         client.subscribe("/queue/a", ack="auto")
         client.send("SEND", {"destination": "/queue/a", "n": "end"})
@@ -67,7 +67,7 @@ def test_stuck_clients_of_every_kind_cannot_hold_up_the_end(house):
         unclosed.send("NONSENSE")
         started = time.monotonic()
         assert house.terminate() == 0
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 10 + BUSY
         for client in (stuck, late, unclosed):
             client.close()
 
@@ -78,7 +78,7 @@ def test_nobody_is_let_in_after_the_signal(house):
     house.wait_for_line("stopping")
     answer = b""
     gone = contextlib.suppress(ConnectionRefusedError, ConnectionResetError, BrokenPipeError)
-    with gone, socket.create_connection(house.address, 5) as sock:
+    with gone, socket.create_connection(house.address, PATIENCE) as sock:
         sock.sendall(encode("CONNECT", {"accept-version": "1.2", "host": "/"}))
         answer = sock.recv(100)
     assert answer == b""
@@ -90,10 +90,8 @@ def test_a_second_signal_exits_at_once(house):
     client = house.connect()
     house.process.send_signal(signal.SIGINT)
     house.wait_for_line("stopping")
-    started = time.monotonic()
     house.process.send_signal(signal.SIGTERM)
-    house.wait()
-    assert time.monotonic() - started < 1
+    assert house.wait() == -signal.SIGTERM  # the end after the first one would be 0
     client.close()
 
 

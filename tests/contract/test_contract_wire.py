@@ -9,7 +9,7 @@ import time
 
 import pytest
 from contract_peer import House, Peer, house_of
-from daemon import encode
+from daemon import BUSY, PATIENCE, encode
 
 COUNT = itertools.count()
 VERSIONS = ["1.0", "1.1", "1.2"]
@@ -261,10 +261,10 @@ def test_after_an_error_the_connection_is_gone_within_two_seconds_though_the_cli
     client.send("NONSENSE")
     assert client.error()["message"]
     with contextlib.suppress(ConnectionResetError, BrokenPipeError):
-        while time.monotonic() - started < 10:
+        while time.monotonic() - started < PATIENCE:
             client.sock.sendall(b"x" * 1000)
             client.quiet(0.01)
-    assert time.monotonic() - started < 2.1
+    assert time.monotonic() - started < 2.1 + BUSY
 
 
 @pytest.mark.parametrize(
@@ -300,7 +300,7 @@ def test_an_error_waits_at_most_a_second_for_receipts(tmp_path):
     prelude = """
 import os, time
 real = os.fdatasync
-os.fdatasync = lambda fd: (time.sleep(4), real(fd))[1]
+os.fdatasync = lambda fd: (time.sleep(60), real(fd))[1]
 """
     with House(tmp_path, prelude=prelude, env={"RADIATOR_SPEEDUPS": "off"}) as house:
         client = house.connect()
@@ -308,4 +308,4 @@ os.fdatasync = lambda fd: (time.sleep(4), real(fd))[1]
         client.send("SEND", {"destination": "/queue/a", "receipt": "1"})
         client.send("NONSENSE")
         client.error("unknown command")
-        assert 0.9 < time.monotonic() - started < 2
+        assert 0.9 < time.monotonic() - started < 2 + BUSY

@@ -16,7 +16,7 @@ import time
 from kill_clients import Stream, frame
 
 QUEUE = "/queue/neighbour"
-HANG = 15.0
+HANG = 60.0
 LEAST = 20
 
 

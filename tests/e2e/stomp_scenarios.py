@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import stomp
 
-PATIENCE = 15.0
+PATIENCE = 60.0
 COUNT = 1000
 
 CONNECTIONS = {"1.0": stomp.StompConnection10, "1.1": stomp.StompConnection11, "1.2": stomp.StompConnection12}

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from daemon import Daemon, encode
+from daemon import BUSY, PATIENCE, Daemon, encode
 from neighbour import Neighbour
 
 from radiator._speedups import COMPILED
@@ -16,7 +16,7 @@ from radiator._speedups import COMPILED
 USUAL_SECONDS = 0.25
 """What a receipted SEND may usually take beside a flood: a few turns, each with 64 KiB of the flood."""
 
-WORST_SECONDS = 1.0
+WORST_SECONDS = 1.0 + BUSY
 """What it may take at all: a busy machine and a slow disk have their part in it."""
 
 FLOOD_BYTES = 48 << 20
@@ -76,7 +76,7 @@ def test_a_flood_on_one_connection_delays_no_other(daemon, frame, size):
     with Neighbour(daemon.address[1]) as idle:
         pass
     with Neighbour(daemon.address[1]) as neighbour:
-        assert flooder(daemon, frame, size).wait(60) == 0
+        assert flooder(daemon, frame, size).wait(3 * PATIENCE) == 0
     print(f"idle: median {idle.median * 1000:.1f} ms, worst {idle.worst * 1000:.1f}")
     print(f"beside the flood: median {neighbour.median * 1000:.1f} ms, worst {neighbour.worst * 1000:.1f}")
     assert neighbour.median < USUAL_SECONDS
@@ -87,7 +87,7 @@ def test_a_flood_from_many_connections_delays_no_other(daemon):
     frame = encode("SEND", {"destination": "/queue/flood"}, b"x" * 1000)
     with Neighbour(daemon.address[1]) as neighbour:
         flooders = [flooder(daemon, frame, FLOOD_BYTES // 24) for _ in range(6)]
-        assert [each.wait(60) for each in flooders] == [0] * 6
+        assert [each.wait(3 * PATIENCE) for each in flooders] == [0] * 6
     assert neighbour.median < USUAL_SECONDS
     assert neighbour.worst < WORST_SECONDS
 

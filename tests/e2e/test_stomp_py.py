@@ -52,7 +52,7 @@ def test_a_real_client(daemon, request, scenario, version, environment):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
     )
     assert done.returncode == 0, done.stderr + "\n".join(daemon.log)
 

@@ -10,6 +10,7 @@ from math import inf
 
 import gevent
 import pytest
+from daemon import PATIENCE
 from gevent.hub import Waiter
 
 from radiator.config.schema import Address
@@ -144,7 +145,7 @@ class World:
     def client(self, session):
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
-        theirs.settimeout(5)
+        theirs.settimeout(PATIENCE)
         connection = Connection(self.turn, ours, session.name)
         session.connection = connection
         connection.start(session)
@@ -161,7 +162,7 @@ class World:
             timer.close()
 
     def go_until(self, condition):
-        end = time.monotonic() + 5
+        end = time.monotonic() + PATIENCE
         while not condition():
             assert time.monotonic() < end, "it did not come to that"
             self.go(1)
@@ -656,7 +657,7 @@ def test_refused_connections_that_linger_count_on_no_listener(world):
     (first, second), accepted = listening(world, 2, 2)
 
     def dial(listener):
-        peer = socket.create_connection((listener.address.host, listener.address.port), timeout=5)
+        peer = socket.create_connection((listener.address.host, listener.address.port), timeout=PATIENCE)
         world.peers.append(peer)
         return peer
 
@@ -689,7 +690,7 @@ def test_refusals_are_bounded_over_all_listeners(world, monkeypatch):
     listeners, accepted = listening(world, 1, 2)
     said = []
     for listener in [listeners[0], *listeners * 2]:
-        peer = socket.create_connection((listener.address.host, listener.address.port), timeout=5)
+        peer = socket.create_connection((listener.address.host, listener.address.port), timeout=PATIENCE)
         world.peers.append(peer)
         if not said:
             world.go_until(lambda: accepted)

@@ -75,7 +75,7 @@ def test_a_signal_ends_a_start_at_once(tmp_path: Path) -> None:
             assert process.stdout is not None
             assert process.stdout.readline() == b"reading\n"
             process.send_signal(number)
-            code = process.wait(10)
+            code = process.wait(60)
             errors = process.communicate()[1]
         assert code == 128 + number, errors
         assert b"Traceback" not in errors

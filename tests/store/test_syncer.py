@@ -126,7 +126,7 @@ def test_jobs_call_back_from_collect(runner: Any) -> None:
 
 def test_two_jobs_run_beside_each_other() -> None:
     jobs = Jobs()
-    meeting = threading.Barrier(2, timeout=10)
+    meeting = threading.Barrier(2, timeout=60)
     done: list[Any] = []
     for _ in range(2):
         jobs.run(meeting.wait, lambda value, error: done.append(error))
