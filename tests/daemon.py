@@ -136,7 +136,7 @@ class Daemon:
     ) -> None:
         self.data_dir = data_dir or directory / "data"
         path = directory / "radiator.yaml"
-        path.write_text(f"listen:\n  stomp: {listen}\ndata_dir: {self.data_dir}\n{config}")
+        path.write_text(f"listen:\n  stomp: {listen}\ndata_dir: {self.data_dir}\n{config}", "utf-8")
         self.log: list[str] = []
         self.addresses: list[tuple[str, int]] = []
         self._said = threading.Condition()
@@ -156,7 +156,7 @@ class Daemon:
             ],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
             env={**os.environ, "PYTHONPATH": _PACKAGE, **(env or {})},
             preexec_fn=preexec_fn,  # type: ignore[arg-type]  # a callable or None
         )

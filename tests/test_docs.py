@@ -55,7 +55,7 @@ def blocks(path: Path) -> list[Block]:
     """The code blocks of a page, in order."""
     found = []
     pattern = re.compile(r"^\.\. code-block:: (\S+)\n((?: {4}:.*\n)*)\n((?:(?: {4}.*)?\n)+)", re.MULTILINE)
-    for match in pattern.finditer(path.read_text()):
+    for match in pattern.finditer(path.read_text("utf-8")):
         options = dict(re.findall(r":(\w+): *(.*)", match[2]))
         found.append(Block(match[1], options, textwrap.dedent(match[3]).strip("\n") + "\n"))
     return found
@@ -85,11 +85,11 @@ def describe(section: str) -> str:
 
 @pytest.mark.parametrize("section", SECTIONS)
 def test_the_page_of_settings_says_what_the_schema_says(section: str) -> None:
-    assert describe(section) in (ROOT / "docs/configuration.rst").read_text()
+    assert describe(section) in (ROOT / "docs/configuration.rst").read_text("utf-8")
 
 
 def test_the_page_of_commands_names_every_option() -> None:
-    page = (ROOT / "docs/command-line.rst").read_text()
+    page = (ROOT / "docs/command-line.rst").read_text("utf-8")
     for name, command in command_line.commands.items():
         part = page.partition(f"\n{name}\n{'-' * len(name)}\n")[2]
         part = re.split(r"\n-{3,}\n", part)[0]
@@ -100,7 +100,7 @@ def test_the_page_of_commands_names_every_option() -> None:
 
 
 def test_the_page_of_commands_names_every_option_of_the_store_commands() -> None:
-    page = (ROOT / "docs/command-line.rst").read_text()
+    page = (ROOT / "docs/command-line.rst").read_text("utf-8")
     group = command_line.commands["store"]
     assert isinstance(group, click.Group)
     for name, command in group.commands.items():
@@ -180,7 +180,7 @@ esac
             cwd=self.work,
             env=self.environment,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             timeout=60,
             check=False,
         )
@@ -201,7 +201,7 @@ def test_every_example_runs(page: str, tmp_path: Path) -> None:
             if block.language == "yaml":
                 check_yaml(block)
                 if "caption" in block.options:
-                    (shell.work / block.options["caption"]).write_text(block.text)
+                    (shell.work / block.options["caption"]).write_text(block.text, "utf-8")
             elif block.language == "console":
                 lines = block.text.splitlines()
                 commands = "\n".join(line[2:] for line in lines if line.startswith("$ "))
@@ -227,13 +227,13 @@ def check_yaml(block: Block) -> None:
 
 
 def test_the_readme_has_two_commands_of_one_line() -> None:
-    text = (ROOT / "README.rst").read_text()
+    text = (ROOT / "README.rst").read_text("utf-8")
     commands = re.findall(r"::\n\n((?:    .*\n)+)", text.partition("Two minutes")[0])
     assert [command.count("\n") for command in commands] == [1, 1]
     assert all(command.startswith("    python3 -m venv .venv && .venv/bin/pip install ") for command in commands)
 
 
 def test_the_pages_are_all_in_the_index() -> None:
-    index = (ROOT / "docs/index.rst").read_text()
+    index = (ROOT / "docs/index.rst").read_text("utf-8")
     for path in (ROOT / "docs").glob("*.rst"):
         assert path.stem == "index" or f"\n    {path.stem}\n" in index

@@ -106,7 +106,7 @@ def modules() -> dict[str, list[str]]:
         if path.suffix not in (".py", ".pyx", ".pyi"):
             continue
         name = ".".join(("radiator", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
-        found.setdefault(name, []).extend(imports_of(path.read_text(), cython=path.suffix == ".pyx"))
+        found.setdefault(name, []).extend(imports_of(path.read_text("utf-8"), cython=path.suffix == ".pyx"))
     return found
 
 
@@ -216,7 +216,8 @@ def test_nobody_imports_by_name() -> None:
     found = [
         str(path.relative_to(PACKAGE))
         for path in sorted(PACKAGE.rglob("*.py*"))
-        if path.suffix in (".py", ".pyx") and re.search(r"\b(import_module|__import__|exec|eval)\(", path.read_text())
+        if path.suffix in (".py", ".pyx")
+        and re.search(r"\b(import_module|__import__|exec|eval)\(", path.read_text("utf-8"))
     ]
     assert found in ([], ["_speedups/__init__.py"])
 
@@ -224,7 +225,9 @@ def test_nobody_imports_by_name() -> None:
 def test_the_top_level_is_fixed() -> None:
     if not (ROOT / ".gitignore").exists():
         pytest.skip("not in the source tree")
-    ignored = [line.strip("/") for line in (ROOT / ".gitignore").read_text().splitlines() if "/" not in line.strip("/")]
+    ignored = [
+        line.strip("/") for line in (ROOT / ".gitignore").read_text("utf-8").splitlines() if "/" not in line.strip("/")
+    ]
     ignored += [".git", "PKG-INFO", "setup.cfg"]  # the last two are in an unpacked sdist
     found = {
         entry.name for entry in ROOT.iterdir() if not any(fnmatch.fnmatch(entry.name, pattern) for pattern in ignored)

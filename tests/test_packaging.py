@@ -100,14 +100,14 @@ def test_the_lists_agree() -> None:
     assert names["SWITCH"] == _speedups.SWITCH
     assert {path.stem for path in (PACKAGE / "_speedups").glob("*.pyx")} == set(_speedups.MODULES)
     assert {path.stem for path in (PACKAGE / "_speedups").glob("*.pyi")} == set(_speedups.MODULES)
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     folders = {path.parent.relative_to(PACKAGE.parent) for path in PACKAGE.rglob("__init__.py")}
     assert project["tool"]["setuptools"]["packages"] == sorted(".".join(folder.parts) for folder in folders)
 
 
 @in_source_tree
 def test_the_version_is_told_in_the_changes() -> None:
-    assert re.search(rf"^{re.escape(radiator.__version__)} \(", (ROOT / "CHANGES.rst").read_text(), re.MULTILINE)
+    assert re.search(rf"^{re.escape(radiator.__version__)} \(", (ROOT / "CHANGES.rst").read_text("utf-8"), re.MULTILINE)
 
 
 def test_the_package_is_typed() -> None:

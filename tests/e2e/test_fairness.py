@@ -137,4 +137,4 @@ def test_a_consumer_without_acks_blocks_only_itself(daemon):
 
 def test_the_files_of_this_directory_need_no_radiator():
     for name in ("kill_clients.py", "neighbour.py", "stomp_scenarios.py"):
-        assert "import radiator" not in Path(__file__).with_name(name).read_text().split('"""', 2)[2]
+        assert "import radiator" not in Path(__file__).with_name(name).read_text("utf-8").split('"""', 2)[2]

@@ -28,7 +28,9 @@ def test_a_golden_store_says_what_it_said(path: Path, twin: str) -> None:
         stdout=subprocess.PIPE,
         check=True,
     )
-    assert json.loads(done.stdout) == json.loads(path.with_name(path.name.replace(".tar.gz", ".json")).read_text())
+    assert json.loads(done.stdout) == json.loads(
+        path.with_name(path.name.replace(".tar.gz", ".json")).read_text("utf-8")
+    )
 
 
 def test_every_version_is_kept() -> None:

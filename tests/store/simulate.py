@@ -189,7 +189,7 @@ def replay(case: Case) -> None:
 
 def regressions() -> list[Case]:
     """The cases that failed once: `SEED:POINT policy  what it was`, policy - for the history's own."""
-    lines = (line.split(maxsplit=2) for line in REGRESSIONS.read_text().splitlines() if line[:1].isdigit())
+    lines = (line.split(maxsplit=2) for line in REGRESSIONS.read_text("utf-8").splitlines() if line[:1].isdigit())
     return [Case.parse(text, None if policy == "-" else policy) for text, policy, _ in lines]
 
 
