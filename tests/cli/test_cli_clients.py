@@ -9,7 +9,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,18 @@ from radiator.cli.commands import run
 Broker = Callable[[Callable[[Peer], Any]], FakeBroker]
 Stdin = Callable[[bytes], None]
 Output = pytest.CaptureFixture[bytes]
+
+
+QUIET = "2"
+"""Seconds for `--timeout` that a scripted broker does not need for a message, however busy the machine is."""
+
+
+@contextmanager
+def nobody() -> Iterator[str]:
+    """An address that refuses connections, and that no other process can get."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{held.getsockname()[1]}"
 
 
 def confirm_all(peer: Peer) -> Any:
@@ -139,9 +152,8 @@ def test_what_is_no_stomp_broker(broker: Broker, capsysbinary: Output, answer: b
 
 @pytest.mark.parametrize("command", [["send", "/queue/a", "x"], ["receive", "/queue/a"]])
 def test_no_broker(command: list[str], capsysbinary: Output) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        address = f"127.0.0.1:{listener.getsockname()[1]}"
-    assert run([command[0], "-a", address, "--wait", "0", *command[1:]]) == 69
+    with nobody() as address:
+        assert run([command[0], "-a", address, "--wait", "0", *command[1:]]) == 69
     assert capsysbinary.readouterr().err == f"radiator: no broker at {address}: Connection refused\n".encode()
 
 
@@ -165,11 +177,10 @@ def test_a_broker_that_starts_is_waited_for(
 
 
 def test_a_broker_that_does_not_start_is_waited_for_as_long_as_told(capsysbinary: Output) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        address = f"127.0.0.1:{listener.getsockname()[1]}"
-    started = time.monotonic()
-    assert run(["send", "-a", address, "--wait", "0.2", "/queue/a", "x"]) == 69
-    assert 0.2 <= time.monotonic() - started < 3.0  # what is waited where nothing is said
+    with nobody() as address:
+        started = time.monotonic()
+        assert run(["send", "-a", address, "--wait", "0.2", "/queue/a", "x"]) == 69
+        assert 0.2 <= time.monotonic() - started < 3.0  # what is waited where nothing is said
     assert b"Connection refused" in capsysbinary.readouterr().err
 
 
@@ -254,14 +265,14 @@ def test_receive_takes_what_it_prints_and_no_more(broker: Broker, capsysbinary: 
 
 def test_receive_stops_when_nothing_comes(broker: Broker, capsysbinary: Output) -> None:
     fake = broker(QueueScript([b"one", b"two"]))
-    assert run(["receive", "-a", fake.address, "--timeout", "0.05", "/queue/a"]) == 0
+    assert run(["receive", "-a", fake.address, "--timeout", QUIET, "/queue/a"]) == 0
     assert capsysbinary.readouterr().out == b"one\ntwo\n"
     assert fake.result() == {"acked": ["1", "2"], "delivered": 2, "held": []}
 
 
 def test_receive_fewer_than_wanted(broker: Broker, capsysbinary: Output) -> None:
     fake = broker(QueueScript([b"one", b"two"]))
-    assert run(["receive", "-a", fake.address, "-n", "3", "--timeout", "0.05", "/queue/a"]) == 0
+    assert run(["receive", "-a", fake.address, "-n", "3", "--timeout", QUIET, "/queue/a"]) == 0
     assert capsysbinary.readouterr().out == b"one\ntwo\n"
     assert fake.result()["acked"] == ["1", "2"]
 
@@ -312,7 +323,7 @@ def test_nothing_is_acknowledged_before_it_is_flushed(
     fake = broker(script)
     with path.open("w") as output:
         monkeypatch.setattr(sys, "stdout", output)
-        assert run(["receive", "-a", fake.address, "--timeout", "0.2", "/queue/a"]) == 0
+        assert run(["receive", "-a", fake.address, "--timeout", QUIET, "/queue/a"]) == 0
     assert fake.result() == b"first\n"
 
 
