@@ -20,7 +20,7 @@ from neighbour import Neighbour
 MIB = 1 << 20
 CONFIG = """\
 create: true
-limits: {frame: 1MiB, frame_timeout: 300ms, connect_timeout: 500ms, stall_timeout: 1s, connections: 60, output: 2MiB}
+limits: {frame: 1MiB, frame_timeout: 1s, connect_timeout: 2s, stall_timeout: 1s, connections: 60, output: 2MiB}
 destinations:
   /queue/memory: {type: queue, persistent: false, max_messages: 1000000, max_bytes: 256MiB}
 """
@@ -49,7 +49,7 @@ def daemon(house):
     assert house.process.poll() is None, "\n".join(house.log[-20:])
     assert not [line for line in house.log if "internal error" in line], "\n".join(house.log[-40:])
     assert neighbour.rounds > 0
-    assert neighbour.worst < 1.0
+    assert neighbour.worst < BUSY
     assert resident(house) - before < GROWTH
 
 
@@ -242,7 +242,7 @@ def test_a_slow_frame_that_moves_is_no_stuck_frame(daemon):
         client.sock.sendall(b"SEND\ndestination:/queue/steps\nreceipt:1\ncontent-length:200000\n\n")
         for _ in range(20):
             client.sock.sendall(b"x" * 10_000)
-            assert client.quiet(0.04)
+            assert client.quiet(0.08)
         client.sock.sendall(b"\0")
         assert client.frame()[0] == "RECEIPT"
 
@@ -265,8 +265,9 @@ def test_a_flood_of_receipted_sends_by_one_that_never_reads(daemon):
             for_ever(flooder.sock, frame * 100)
 
 
-def test_a_flood_whose_receipts_are_read_late_loses_none(daemon):
-    with daemon.connect() as flooder:
+def test_a_flood_whose_receipts_are_read_late_loses_none(tmp_path):
+    # The last frame is whole when all receipts before it were read here: later than the limits of this file may allow.
+    with Daemon(tmp_path, "create: true\nlimits: {output: 2MiB}\n") as daemon, daemon.connect() as flooder:
         frame = encode("SEND", {"destination": "/queue/late", "receipt": "r" * 200}, b"x" * 10)
         sent = 0
         flooder.sock.setblocking(False)
