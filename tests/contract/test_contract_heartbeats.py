@@ -60,10 +60,10 @@ def test_the_server_beats_while_others_keep_it_busy(house):
 
 
 def test_silence_is_an_error_after_twice_the_interval_and_not_before(house):
+    started = time.monotonic()
     with house.connect(heart_beat="300,0") as client:
         wanted = int(client.connected["heart-beat"].split(",")[1])
         interval = max(300, wanted) / 1000
-        started = time.monotonic()
         client.error("heart-beat")
         assert 2 * interval <= time.monotonic() - started < 2 * interval + 2 + BUSY
 
@@ -83,13 +83,13 @@ def test_any_byte_counts_as_life(house):
 
 
 def test_a_consumer_of_much_that_only_beats_lives(house):
-    with house.connect(heart_beat="100,100") as client, house.connect() as producer:
+    with house.connect(heart_beat="1000,0") as client, house.connect() as producer:
         client.subscribe("/queue/a", ack="auto")
-        for number in range(12):
+        for number in range(8):
             client.sock.sendall(b"\n")
             producer.put("/queue/a", str(number))
             client.message(str(number))
-            client.quiet(0.12)
+            client.quiet(0.5)
 
 
 @pytest.mark.parametrize("value", ["1", "a,b", "-1,0", "1,2,3", ""])

@@ -13,7 +13,7 @@ FRAME, HEADERS, LINE = 64 << 10, 10, 200
 CONFIG = f"""\
 create: true
 limits: {{frame: {FRAME}, headers: {HEADERS}, header_line: {LINE}, subscriptions: 3, connections: 4,
-         connect_timeout: 400ms, frame_timeout: 400ms, stall_timeout: 500ms, output: 1MiB}}
+         connect_timeout: 1s, frame_timeout: 1s, stall_timeout: 1s, output: 1MiB}}
 """
 COUNT = itertools.count()
 
@@ -114,7 +114,7 @@ def test_limits_connect_timeout(house, client):
     with house.connect(connect=False) as silent, house.connect(connect=False) as half:
         half.sock.sendall(b"CONNECT\naccept-version:1.2\n")
         silent.error("connect_timeout")
-        assert 0.4 <= time.monotonic() - started < 1.5 + BUSY
+        assert 1 <= time.monotonic() - started < 2.1 + BUSY
         half.error("connect_timeout")
     client.put("/topic/a", "x")
 
@@ -123,12 +123,12 @@ def test_limits_frame_timeout(client):
     started = time.monotonic()
     client.sock.sendall(b"SEND\ndestination:/topic/a\n\nhalf")
     client.error("frame_timeout")
-    assert 0.4 <= time.monotonic() - started < 1.5 + BUSY
+    assert 1 <= time.monotonic() - started < 2.1 + BUSY
 
 
 def test_between_frames_nothing_times_out(client):
     client.sock.sendall(b"\n")
-    assert client.quiet(0.8)
+    assert client.quiet(1.5)
     client.put("/topic/a", "x")
 
 
@@ -148,5 +148,5 @@ def test_limits_stall_timeout_ends_an_output_that_does_not_move(house, client):
     for _ in range(200):
         redelivered += "redelivered" in client.message()
     assert redelivered > 0
-    assert 0.5 <= time.monotonic() - started < 5 + BUSY
+    assert 1 <= time.monotonic() - started < 5 + BUSY
     stuck.close()
