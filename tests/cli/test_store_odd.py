@@ -174,6 +174,38 @@ def test_what_stands_in_the_place_of_a_file_is_moved_away(
     make(data).close()
 
 
+@pytest.mark.parametrize("harm", [to_directory, to_nowhere])
+@pytest.mark.parametrize("which", ["spare-1", "00000001.seg.tmp", "00000099.seg"])
+def test_what_is_on_another_disk_than_quarantine_is_renamed_in_its_directory(
+    which: str, harm: Harm, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output
+) -> None:
+    """As where log/ is a link to a directory of another file system; `.aside` of an earlier repair is kept."""
+    whole = ids(data, capsys)
+    place = data / "log" / which
+    place.touch()
+    harm(place)
+    earlier = data / "log" / f"{which}.aside"
+    earlier.write_text("earlier")
+    rename = os.rename
+
+    def inside(source: str, target: str) -> None:
+        if Path(source).parent != Path(target).parent:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), source, None, target)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", inside)
+    assert run(["store", "repair", "--yes", "--data-dir", str(data)]) == 0
+    aside = data / "log" / f"{which}.aside.1"
+    assert (os.path.lexists(place), os.path.lexists(aside), earlier.read_text()) == (False, True, "earlier")
+    capsys.readouterr()
+    assert run(["store", "check", "--deep", "--data-dir", str(data)]) == 0
+    told = capsys.readouterr().out
+    for path in (earlier, aside):
+        assert f"note: {path}: kept from an earlier damage" in told
+    assert ids(data, capsys) == whole
+    make(data).close()
+
+
 def test_a_watermark_that_says_nothing_is_a_note(data: Path, capsys: Output) -> None:
     place = data / "watermark"
     place.write_bytes(b"x" * 1024)

@@ -268,6 +268,26 @@ def test_a_damaged_segment_is_renamed_where_there_are_no_links(number: int) -> N
     assert path not in after.contents()
 
 
+def test_a_damaged_segment_stays_in_its_directory_where_quarantine_is_on_another_file_system() -> None:
+    disk, store, queue, _, path = with_damage()
+    damaged = bytes(disk.inode(path).data[: 5 * 4096])
+    rename = disk.rename
+
+    def inside(source: str, target: str) -> None:
+        if os.path.dirname(source) != os.path.dirname(target):
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), source)
+        rename(source, target)
+
+    disk.rename = inside  # type: ignore[method-assign]
+    refuse(disk, "link", errno.EXDEV)
+    leave(store, queue)
+    after = disk.power_cut(Random(1), names_kept=0.0)
+    assert evidence(after, damaged) == [f"{path}.aside"]
+    again, _ = reported(after)
+    put(again, again.declare("/queue/a"), b"more")
+    assert evidence(after, damaged) == [f"{path}.aside"]
+
+
 def test_a_segment_that_is_gone_already_is_no_failure() -> None:
     disk, names = new_disk(), Names(DIRECTORY)
     for directory in (names.log, names.quarantine):

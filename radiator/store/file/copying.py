@@ -1,6 +1,6 @@
-"""Whole files from one directory to another: by a link where the file system can, else byte by byte.
+"""Whole files from one directory to another: by a link where the file system can, else byte by byte; or moved aside.
 
-It must never change what it copies. Called by: `repair`, `snapshot`; `quarantine` and `reclaim` know from
+It must never change what it copies. Called by: `repair`, `snapshot`, `reclaim`; `quarantine` knows from
 here what says that there are no links.
 """
 
@@ -12,10 +12,13 @@ from collections.abc import Callable
 from radiator.store.file.fsio import Fsio, naming
 from radiator.store.file.segment import write_whole
 
-__all__ = ["NO_LINKS", "copy_file", "copy_open", "link_or_copy"]
+__all__ = ["ASIDE", "NO_LINKS", "copy_file", "copy_open", "link_or_copy", "move_aside"]
 
 NO_LINKS = frozenset((errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS))
 """What says that a file cannot have this name too, while it may still be copied or renamed."""
+
+ASIDE = ".aside"
+"""The end of the name, maybe with a number, of what was moved aside and could not leave its directory."""
 
 _PIECE_BYTES = 1 << 20
 
@@ -63,3 +66,16 @@ def copy_open(fsio: Fsio, reading: int, target: str, length: int, progress: Call
     finally:
         fsio.close(writing)
     return done
+
+
+def move_aside(fsio: Fsio, source: str, target: str, beside: str) -> None:
+    """Rename `source` to `target`; to `beside`, in its own directory, where `target` is in another file system.
+
+    What must be moved may be no file, or unreadable: a copy of it need not be possible. The names are not synced.
+    """
+    try:
+        fsio.rename(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        fsio.rename(source, beside)

@@ -9,7 +9,7 @@ Called by: `engine.FileStore.open` and whoever inspects a store.
     index                   after a clean stop, see `cache`; may be taken away at any time
     log/00000001.seg …      segments, see `segment`; a .tmp is a birth that did not happen
     log/spare-1 … spare-3   room for a full disk, see `spares`; not part of the log
-    quarantine/             segments with damage that are no longer needed
+    quarantine/             segments with damage that are no longer needed; elsewhere such a name ends in .aside
 
 FORMAT is ASCII, one `name value` a line; the last line is the CRC-32 of all before it, as 8 hexadecimal digits:
 

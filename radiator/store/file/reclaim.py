@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from radiator.errors import CorruptRecord
 from radiator.message import Message
-from radiator.store.file.copying import NO_LINKS
+from radiator.store.file.copying import ASIDE, NO_LINKS, move_aside
 from radiator.store.file.format import Names
 from radiator.store.file.fsio import Fsio
 from radiator.store.file.ledger import Ledger
@@ -88,7 +88,7 @@ def dead_segments(ledger: Ledger, tail: Segment) -> list[Segment]:
 
 
 def remove(fsio: Fsio, names: Names, segments: Sequence[Segment]) -> None:
-    """Take them out of the log for good, damaged ones into quarantine/.
+    """Take them out of the log for good, damaged ones into quarantine/, or aside where that is another file system.
 
     The log must be synced: what killed or replaced their messages may not be lost any more.
     """
@@ -103,7 +103,7 @@ def remove(fsio: Fsio, names: Names, segments: Sequence[Segment]) -> None:
         except OSError as error:
             if error.errno not in NO_LINKS:
                 raise
-            fsio.rename(source, target)
+            move_aside(fsio, source, target, source + ASIDE)
     if damaged:
         fsio.sync_directory(names.quarantine)
     for segment in segments:

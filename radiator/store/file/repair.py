@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from radiator.errors import CorruptRecord, StoreDamaged, StoreFailed
 from radiator.store.base import Progress
-from radiator.store.file.copying import link_or_copy
+from radiator.store.file.copying import ASIDE, link_or_copy, move_aside
 from radiator.store.file.format import DirectoryLock, Format, Names, check_finished, encode_format, replace_file
 from radiator.store.file.fsio import Fsio, naming
 from radiator.store.file.inspect import would_start
@@ -299,7 +299,7 @@ class _Repair:
         used = [*self.names.segments(self.fsio), *found.segments, *found.stated, 0]
         if found.watermark is not None:
             used.append(found.watermark.address >> 32)
-        for name in self.fsio.list_directory(self.names.quarantine):
+        for name in (*self.fsio.list_directory(self.names.quarantine), *self.fsio.list_directory(self.names.log)):
             digits = name.partition(".")[0]
             if digits.isdigit() and len(digits) <= 10:
                 used.append(int(digits))
@@ -399,12 +399,13 @@ class _Repair:
 
 
 def _move_odd(fsio: Fsio, names: Names, paths: list[str]) -> None:
-    """Move to quarantine/ what cannot be used."""
+    """Move to quarantine/ what cannot be used, or aside where that is another file system."""
     if not paths:
         return
     fsio.make_directory(names.quarantine)
     for path in paths:
-        fsio.rename(path, _free_name(fsio, path, names.quarantine))
+        beside = _free_name(fsio, path + ASIDE, os.path.dirname(path))
+        move_aside(fsio, path, _free_name(fsio, path, names.quarantine), beside)
     fsio.sync_directory(names.quarantine)
     for folder in sorted({os.path.dirname(path) for path in paths} | {names.directory}):
         fsio.sync_directory(folder)

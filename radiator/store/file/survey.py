@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from radiator.errors import CorruptRecord, StoreDamaged, StoreFailed
 from radiator.store.base import Progress
 from radiator.store.file.cache import index_owner
+from radiator.store.file.copying import ASIDE
 from radiator.store.file.damage import is_damage
 from radiator.store.file.format import MARKER, UNFINISHED, Names, check_directory, read_format
 from radiator.store.file.fsio import Fsio, naming
@@ -36,6 +37,7 @@ __all__ = ["look", "misplaced", "require_store", "steady", "survey"]
 
 _MOVED = "`radiator store repair` moves it to quarantine/"
 _NOTE_BYTES = 1 << 24
+_ASIDE = re.compile(rf".+{re.escape(ASIDE)}(\.[0-9]+)?")
 
 _LOOKS = 100
 _PATIENCE = 5
@@ -370,13 +372,15 @@ def _entries(found: Survey, folder: str) -> list[str]:
 def _note_quarantine(found: Survey) -> None:
     names = found.names
     noted: set[tuple[int, int]] = set()
-    for name in _entries(found, names.quarantine):
-        path = f"{names.quarantine}/{name}"
+    places = [os.path.join(names.quarantine, name) for name in _entries(found, names.quarantine)]
+    for folder in (names.directory, names.log):
+        places += [os.path.join(folder, name) for name in _entries(found, folder) if _ASIDE.fullmatch(name)]
+    for path in places:
         if path in found.odd:
             continue
-        if name.endswith(".keep"):
+        if path.endswith(".keep"):
             noted |= _note(found, path)
-        elif not name.endswith(".tmp"):
+        elif not path.endswith(".tmp"):
             what = "kept from an earlier damage; remove it when it is of no use any more"
             found.find("quarantine", path, what, damage=False)
     for queue in found.queues.values():
