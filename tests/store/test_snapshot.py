@@ -274,6 +274,37 @@ def test_a_restore_and_a_start_do_not_meet() -> None:
     assert "log" not in disk.list_directory("/data/third")
 
 
+@pytest.mark.parametrize("what", ["snapshot", "restore"])
+def test_what_another_one_completed_since_the_first_look_is_left_alone(what: str) -> None:
+    built = build()
+    disk = built.disk
+    snapshot(disk, NAMES, "/data/source", wall_ms=9)
+    target = {"snapshot": SNAPSHOT, "restore": RESTORED.directory}[what]
+
+    def make() -> None:
+        if what == "snapshot":
+            snapshot(disk, NAMES, SNAPSHOT, wall_ms=9)
+        else:
+            restore(disk, "/data/source", RESTORED, segment_bytes=SEGMENT)
+
+    lock = disk.lock
+    made: list[dict[str, bytes]] = []
+
+    def late(path: str) -> int:
+        disk.lock = lock  # type: ignore[method-assign]
+        make()
+        made.append(disk.contents())
+        return lock(path)
+
+    disk.make_parents(target)
+    disk.place(f"{target}/incomplete.tmp", b"")
+    disk.lock = late  # type: ignore[method-assign]
+    with pytest.raises(StoreFailed, match="is not empty"):
+        make()
+    assert disk.contents() == made[0]
+    assert state_at(disk, target) == built.state
+
+
 def spoil(disk: SimDisk, names: Names, number: int, *, last: bool = False) -> Entry:
     """Flip a bit in the body of the first message (or the last) that lives in a segment; that message."""
     checked = check(disk, names)

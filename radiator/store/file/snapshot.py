@@ -231,11 +231,16 @@ def _making(fsio: Fsio, target: Names, last: str) -> Iterator[None]:
         raise StoreLocked(f"another radiator makes {target.directory} at this moment: {marker} is locked") from None
     held: DirectoryLock | None = None
     try:
+        if last == "FORMAT":
+            held = DirectoryLock(fsio, target)  # a daemon that found nothing here must not begin a store now
+        entries = fsio.list_directory(target.directory)
+        if last in entries:  # another one came to its end since the first look
+            if MARKER in entries:
+                fsio.unlink(marker)
+            raise StoreFailed(f"{target.directory} is not empty ({last}): name a directory that is empty or absent")
         if "FORMAT" in entries:
             fsio.unlink(target.format)  # of a snapshot that lacks its manifest: it must not vouch for what comes now
         fsio.sync_directory(target.directory)
-        if last == "FORMAT":
-            held = DirectoryLock(fsio, target)  # a daemon that found nothing here must not begin a store now
         for path in (target.log, target.quarantine):
             fsio.make_directory(path)
         for name in fsio.list_directory(target.log):
