@@ -205,6 +205,15 @@ def test_a_stranger_costs_nothing(built: Built) -> None:
         assert state_of(disk) == built.state
 
 
+def test_whatever_name_stands_in_quarantine(built: Built) -> None:
+    """Numbers that are not used again are read out of names; a superscript is a digit and no number."""
+    disk = built.disk.copy()
+    disk.place(f"{NAMES.quarantine}/\u00b2.seg", b"")
+    remove(disk, NAMES.format)
+    assert repair(disk, NAMES, yes, wall_ms=7).done
+    assert state_of(disk) == built.state
+
+
 def test_the_format_of_another_store(built: Built) -> None:
     disk = built.disk.copy()
     data = encode_format(Format(bytes(range(16))))
