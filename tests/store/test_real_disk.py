@@ -206,6 +206,27 @@ def test_a_link_to_what_is_not_there_is_no_absence_and_makes_nothing(tmp_path: P
     fsio.close(fsio.lock(str(link)))
 
 
+def test_a_directory_that_was_made_stays(tmp_path: Path) -> None:
+    """Each name on the way to it: a store, or a snapshot, is gone with any of them."""
+    synced: list[str] = []
+
+    class Noting(RealFsio):
+        def sync_directory(self, path: str) -> None:
+            synced.append(path)
+            super().sync_directory(path)
+
+    fsio = Noting()
+    tmp_path = tmp_path.resolve()
+    for _ in range(2):
+        fsio.make_directory(str(tmp_path / "a" / "b" / "c"))
+        assert synced == [str(tmp_path), str(tmp_path / "a"), str(tmp_path / "a" / "b")]
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    (tmp_path / "far").symlink_to(tmp_path / "a" / "b")
+    fsio.make_directory(str(tmp_path / "link" / "d"))
+    fsio.make_directory(str(tmp_path / "far" / ".." / "e" / "f"))
+    assert synced[3:] == [str(tmp_path / "a"), str(tmp_path / "a"), str(tmp_path / "a" / "e")]
+
+
 def test_a_lock_is_a_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "lock")
     with pytest.raises(OSError, match="no regular file"):

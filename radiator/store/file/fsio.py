@@ -28,7 +28,7 @@ class Fsio(Protocol):
     """What the store needs of a file system."""
 
     def make_directory(self, path: str) -> None:
-        """Make a directory and those above it; one that exists is fine."""
+        """Make a directory and those above it, durable; one that exists is fine."""
 
     def list_directory(self, path: str) -> list[str]:
         """The names in a directory, sorted. FileNotFoundError where there is none."""
@@ -126,7 +126,14 @@ class RealFsio:
         self._nowait = _RWF_NOWAIT != 0 and hasattr(os, "preadv")
 
     def make_directory(self, path: str) -> None:
+        above: list[str] = []
+        place = os.path.realpath(path)
+        while not os.path.isdir(place):
+            place = os.path.dirname(place)
+            above.append(place)
         os.makedirs(path, mode=0o700, exist_ok=True)
+        for place in reversed(above):
+            self.sync_directory(place)
 
     def list_directory(self, path: str) -> list[str]:
         with _absence(path):
