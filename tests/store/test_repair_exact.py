@@ -329,5 +329,9 @@ def test_a_name_that_no_segment_can_have_is_none(built: Built) -> None:
     before = NAMES.segments(disk)
     for name in ("000000003.seg", "9999999999.seg", "3.seg", "00000003.seg.bak"):
         disk.close(disk.open(f"{NAMES.log}/{name}", create=True))
+    disk.place(f"{NAMES.quarantine}/9999999999.seg", b"")
     assert NAMES.segments(disk) == before
+    assert state_of(disk.copy()) == built.state
+    remove(disk, NAMES.format)
+    assert repair(disk, NAMES, yes, wall_ms=7).segments == [before[-1] + 1]
     assert state_of(disk) == built.state

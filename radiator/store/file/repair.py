@@ -301,7 +301,7 @@ class _Repair:
             used.append(found.watermark.address >> 32)
         for name in (*self.fsio.list_directory(self.names.quarantine), *self.fsio.list_directory(self.names.log)):
             digits = name.partition(".")[0]
-            if digits.isdecimal() and len(digits) <= 10:
+            if digits.isdecimal() and len(digits) <= 10 and int(digits) < 1 << 32:
                 used.append(int(digits))
         number = max(used) + 1
         if number >= 1 << 32:
