@@ -342,6 +342,7 @@ class Broker:
         """What the file store refused may be tried again: dead letters, also those of memory queues."""
         stuck, self._stuck = self._stuck, []
         for queue in stuck:
+            queue.stuck = False
             queue.mark()
 
     def _catch_up(self) -> None:
@@ -403,9 +404,13 @@ class Broker:
             self.wake()
 
     def retry(self, queue: Queue) -> None:
-        """`queue` could not bury its dead letters: let it try again after the next completion."""
-        if queue not in self._stuck:
-            self._stuck.append(queue)
+        """`queue` could not bury its dead letters: let it try again after the next completion, and not before.
+
+        Each try reads a body, and a store keeps but one of a queue that was not in memory: read at every turn, it would
+        push out the one that was read for a consumer, whose arrival makes the next turn.
+        """
+        queue.stuck = True
+        self._stuck.append(queue)
 
     def close_later(self, client: Client) -> None:
         """`client` has failed: let the next dispatch close it, when nobody walks the lists it stands in."""

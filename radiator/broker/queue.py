@@ -61,8 +61,9 @@ class Queue:
     """One queue: its settings, its side in a store, its consumers.
 
     `refusal` is why nobody may send to it (empty: everybody may). `waiting` says that the store may have ready messages
-    that found no consumer; `dirty` that the queue stands in the broker's list of those to hand out. `promised` counts
-    the SENDs to it in open transactions.
+    that found no consumer; `dirty` that the queue stands in the broker's list of those to hand out; `stuck` that its
+    dead letters were refused, and stay in flight until the broker lets them be tried again. `promised` counts the SENDs
+    to it in open transactions.
     """
 
     __slots__ = (
@@ -89,6 +90,7 @@ class Queue:
         "stale",
         "stamp",
         "store",
+        "stuck",
         "waiting",
     )
 
@@ -119,6 +121,7 @@ class Queue:
         self.doomed: deque[Doomed] = deque()
         self.waiting = True
         self.dirty = False
+        self.stuck = False
         self.stamp = 0
         self.stale = 0
         self.promised = 0
@@ -209,7 +212,7 @@ class Queue:
 
         Hot: one pass of the loop is one delivery, which may be another queue's, where the connection's ring says so.
         """
-        if self.doomed:
+        if self.doomed and not self.stuck:
             bury(self)
         ring = self.ring
         local = self.local

@@ -378,10 +378,34 @@ def test_a_dead_letter_is_tried_again_when_the_disk_has_space_though_nothing_com
     w.disk.full = False
     woken = []
     w.broker.wake = lambda: woken.append(1)
-    for handle in w.disk.queues():
-        handle.on_ready()  # as the file store does
+    w.broker.resumed()  # as the file store says it
     assert woken
     w.broker.dispatch()
+    w.disk.complete()
+    assert w.ready("/queue/orders.dead") == ["1"]
+
+
+def test_a_refused_dead_letter_is_left_alone_until_there_may_be_room():
+    """A store keeps one body of a queue that was not in memory: read again, it would push out what was claimed."""
+    w = world(ORDERS)
+    c = w.connect()
+    c.send("/queue/orders", "1", "2")
+    w.disk.complete()
+    c.subscribe("/queue/orders")
+    c.got()
+    w.disk.full = True
+    w.disk.cold = {b"2"}
+    c.nack("1", requeue=False)
+    assert c.got() == []
+    right, read = w.disk.read, []
+    w.disk.read = lambda *arguments: read.append(arguments) or right(*arguments)
+    w.disk.warm()
+    assert c.got() == ["2"]
+    assert not read
+    w.disk.full = False
+    w.broker.resumed()
+    w.broker.dispatch()
+    assert len(read) == 1
     w.disk.complete()
     assert w.ready("/queue/orders.dead") == ["1"]
 

@@ -95,7 +95,8 @@ def test_a_full_disk_takes_acks_and_no_sends_until_there_is_room(small, tmp_path
         with daemon.connect() as client:
             for number, body in enumerate(bodies):
                 assert put(client, "/queue/a", body, str(number)) is True
-            assert put(client, "/queue/doomed", b"doomed") is True
+            for body in (b"doomed", b"not doomed"):
+                assert put(client, "/queue/doomed", body) is True
         filler.take()
         line = daemon.wait_for_line("the disk is full")
         assert "stop_free=8388608" in line
@@ -126,6 +127,7 @@ def test_a_full_disk_takes_acks_and_no_sends_until_there_is_room(small, tmp_path
             assert body == b"doomed"
             # A dead letter is a put: it waits, in flight, and so does its receipt.
             burier.send("NACK", {"id": headers["ack"], "requeue": "false", "receipt": "buried"})
+            assert burier.frame()[2] == b"not doomed"
             assert drain(client, 20) == bodies[40:]
             assert burier.quiet(0.0)
             filler.give()

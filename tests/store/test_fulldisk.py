@@ -200,7 +200,7 @@ def test_it_recovers_with_a_margin_and_says_both_once() -> None:
     owner.put(b"kept")
     used = disk.used()
     ready: list[int] = []
-    owner.queue.on_ready = lambda: ready.append(1)
+    owner.store.resumed = lambda: ready.append(1)
     for free, full in ((10, False), (9, True), (10, True), (10.9, True), (11, False), (10, False), (9.9, True)):
         disk.capacity = used + int(SEGMENT * free)
         ready.clear()
@@ -283,7 +283,7 @@ def test_what_was_refused_in_one_piece_is_tried_again_when_it_has_room() -> None
     owner.put(b"kept")
     used = disk.used()
     woken: list[float] = []
-    owner.queue.on_ready = lambda: woken.append(owner.now)
+    owner.store.resumed = lambda: woken.append(owner.now)
 
     def refuse(size: int, free: int) -> None:
         disk.capacity = used + free
@@ -430,7 +430,7 @@ def test_a_start_that_misses_a_spare_takes_puts_when_it_has_made_it() -> None:
     disk.unlink(f"{LOG}/spare-2")
     owner = Owner(disk)
     woken: list[str] = []
-    owner.queue.on_ready = lambda: woken.append("dead letters that were refused are tried again")
+    owner.store.resumed = lambda: woken.append("dead letters that were refused are tried again")
     with pytest.raises(Refused, match="has just been started, and its spare segments are not ready yet"):
         owner.put(b"too early")
     assert not owner.store.has_room(), "who sends a message alone waits for that moment"

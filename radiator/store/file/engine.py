@@ -384,9 +384,7 @@ class FileStore(Store):
     def _has_space(self) -> None:
         """The disk has room again: dead letters that were refused are tried again by whoever hears this."""
         if self._opened:
-            for queue in self._by_name.values():
-                queue.on_ready()
-            self.resumed()  # those of other engines' queues are in no list here
+            self.resumed()
 
     def tick(self, now: float) -> float | None:
         log = self._log
