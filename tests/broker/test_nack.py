@@ -363,7 +363,8 @@ def test_a_memory_queues_dead_letter_is_tried_again_when_the_disk_has_space():
     assert w.broker.reached(mark)
 
 
-def test_a_dead_letter_is_tried_again_when_the_disk_has_space_though_nothing_completes():
+def refused(cold=()):
+    """A full disk, and a consumer whose dead letter "1" was refused, with "2" behind it; `cold` is on disk alone."""
     w = world(ORDERS)
     c = w.connect()
     c.send("/queue/orders", "1", "2")
@@ -371,7 +372,13 @@ def test_a_dead_letter_is_tried_again_when_the_disk_has_space_though_nothing_com
     c.subscribe("/queue/orders")
     c.got()
     w.disk.full = True
+    w.disk.cold = set(cold)
     c.nack("1", requeue=False)
+    return w, c
+
+
+def test_a_dead_letter_is_tried_again_when_the_disk_has_space_though_nothing_completes():
+    w, c = refused()
     assert c.got() == ["2"]
     assert not w.broker.targets["/queue/orders"].ring, "nobody has room, so only the dead letter can bring it back"
     assert not w.disk.batch
@@ -387,15 +394,7 @@ def test_a_dead_letter_is_tried_again_when_the_disk_has_space_though_nothing_com
 
 def test_a_refused_dead_letter_is_left_alone_until_there_may_be_room():
     """A store keeps one body of a queue that was not in memory: read again, it would push out what was claimed."""
-    w = world(ORDERS)
-    c = w.connect()
-    c.send("/queue/orders", "1", "2")
-    w.disk.complete()
-    c.subscribe("/queue/orders")
-    c.got()
-    w.disk.full = True
-    w.disk.cold = {b"2"}
-    c.nack("1", requeue=False)
+    w, c = refused(cold=[b"2"])
     assert c.got() == []
     right, read = w.disk.read, []
     w.disk.read = lambda *arguments: read.append(arguments) or right(*arguments)

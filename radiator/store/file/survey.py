@@ -1,7 +1,7 @@
 """Reading a store that may be broken: everything that verifies, and a list of what does not.
 
 It must never write, never stop at damage, and never call that damage of which the system gave no look (see `damage`):
-OSError is raised then. Called by: `inspect`, `repair`.
+OSError is raised then. Called by: `inspect`, `repair`, `snapshot`.
 
     look     FORMAT, watermark, the headers of all segments (here) ▸ what the log says (`replay`) ▸ what a start needs
              beside the log ▸ what was set aside
